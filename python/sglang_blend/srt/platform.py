@@ -20,6 +20,8 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
 if TYPE_CHECKING:
+    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+    from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import ServerArgs
 
 _QUALNAME = "sglang_blend.srt.platform.BlendCpuPlatform"
@@ -54,6 +56,16 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     def get_device(self, device_id: int | None = None) -> str:
         """SGLang splits this at ":" (`ServerArgs._handle_missing_default_values`), so a string it is."""
         return "cpu"
+
+    def init_backend(self) -> None:
+        """Serve `torch_native` by the subclass that batches it; called once in each scheduler process."""
+        from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+        @register_attention_backend("torch_native")
+        def create_torch_native_backend(runner: ModelRunner) -> AttentionBackend:
+            from sglang_blend.srt.cpu.attention import BlendTorchNativeAttnBackend
+
+            return BlendTorchNativeAttnBackend(runner)
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

@@ -1,0 +1,164 @@
+"""torch_native attention for the CPU platform, without its per-request costs.
+
+SGLang's `TorchNativeAttnBackend` (0.5.17) is written to be obvious: per layer and per request it gathers
+the KV, and in extend it also runs the queries of the cached prefix. On two cores that made attention half of
+a decode step. This subclass computes the same function with
+- decode: one gather and one `scaled_dot_product_attention` for each group of requests of similar length;
+  the query heads that share a KV head take the place of query positions, so nothing is repeated;
+- extend: only the new tokens as queries, with the offset causal mask; KV heads expanded by stride 0;
+- index tensors and masks built once per forward instead of once per layer.
+
+Encoder-decoder models, cross attention and sliding windows go to the base class unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from torch.nn.functional import embedding, scaled_dot_product_attention
+
+# Requests are padded to the longest of their group; a group ends where that would double the work.
+_MAX_PADDING_RATIO = 1.5
+
+
+class DecodeGroup(NamedTuple):
+    """Requests of similar length that share one attention call.
+
+    rows: (g,) int64, positions in the batch. slots: (g * max_len,) int64, KV slots, padded with slot 0.
+    mask: (g, 1, 1, max_len) bool, True where a key is real; None when nothing is padded.
+    """
+
+    rows: torch.Tensor
+    slots: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class ExtendPiece(NamedTuple):
+    """The new tokens of one request.
+
+    start, end: range of its queries in the batch. slots: (kv_len,) int64, KV slots of prefix and new tokens.
+    mask: (extend_len, kv_len) bool, or None where `is_causal` (no prefix) or a single query says it all.
+    """
+
+    start: int
+    end: int
+    slots: torch.Tensor
+    mask: torch.Tensor | None
+    is_causal: bool
+
+
+def decode_groups(
+    req_to_token: torch.Tensor, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor
+) -> list[DecodeGroup]:
+    """Cut a decode batch into groups of similar length.
+
+    Args:
+        req_to_token: (max_reqs, max_context_len) int32, KV slot of each token.
+        req_pool_indices: (bs,) rows of `req_to_token`.
+        seq_lens: (bs,) tokens of each request, the one being decoded included.
+    """
+    lens, order = seq_lens.sort(descending=True)
+    lens_list = lens.tolist()
+    groups, first = [], 0
+    for i in range(1, len(lens_list) + 1):
+        if i < len(lens_list) and lens_list[i] * _MAX_PADDING_RATIO >= lens_list[first]:
+            continue
+        rows, max_len = order[first:i], lens_list[first]
+        slots = req_to_token[req_pool_indices[rows], :max_len].long()
+        mask = None
+        if lens_list[i - 1] != max_len:
+            real = torch.arange(max_len) < lens[first:i, None]
+            slots = slots.masked_fill(~real, 0)
+            mask = real[:, None, None, :]
+        groups.append(DecodeGroup(rows, slots.reshape(-1), mask))
+        first = i
+    return groups
+
+
+def extend_pieces(
+    req_to_token: torch.Tensor,
+    req_pool_indices: torch.Tensor,
+    seq_lens: torch.Tensor,
+    prefix_lens: torch.Tensor,
+) -> list[ExtendPiece]:
+    """One piece for each request of an extend batch; arguments as in `decode_groups`, prefix_lens (bs,)."""
+    pieces, start = [], 0
+    for row, kv_len, prefix_len in zip(
+        req_pool_indices.tolist(), seq_lens.tolist(), prefix_lens.tolist(), strict=True
+    ):
+        extend_len = kv_len - prefix_len
+        mask = None
+        if prefix_len and extend_len > 1:
+            mask = torch.arange(kv_len) <= torch.arange(prefix_len, kv_len)[:, None]
+        slots = req_to_token[row, :kv_len].long()
+        pieces.append(ExtendPiece(start, start + extend_len, slots, mask, prefix_len == 0 and extend_len > 1))
+        start += extend_len
+    return pieces
+
+
+class BlendTorchNativeAttnBackend(TorchNativeAttnBackend):
+    """Registered under `torch_native` on the CPU platform; same inputs, same outputs."""
+
+    def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
+        super().init_forward_metadata(forward_batch)
+        self._decode_groups: list[DecodeGroup] | None = None
+        self._extend_pieces: list[ExtendPiece] | None = None
+
+    def _run_sdpa_forward_decode(
+        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+        encoder_lens=None, scaling=None, enable_gqa=False, causal=False, is_cross_attn=False,
+        sliding_window_size=None,
+    ):  # fmt: skip
+        """query, output: (bs, num_heads, head_dim); see the base class for the rest."""
+        if encoder_lens is not None or is_cross_attn or sliding_window_size is not None:
+            return super()._run_sdpa_forward_decode(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, encoder_lens,
+                scaling, enable_gqa, causal, is_cross_attn, sliding_window_size,
+            )  # fmt: skip
+        if self._decode_groups is None:
+            self._decode_groups = decode_groups(req_to_token, req_pool_indices, seq_lens)
+        num_kv_heads = k_cache.shape[1]
+        for rows, slots, mask in self._decode_groups:
+            # (g, heads, dim) -> (g, kv_heads, heads per kv head, dim): those heads act as query positions.
+            q = query[rows].unflatten(1, (num_kv_heads, -1))
+            k = _gather(k_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
+            v = _gather(v_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+            output[rows] = out.flatten(1, 2)
+        return output
+
+    def _run_sdpa_forward_extend(
+        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+        extend_prefix_lens, extend_seq_lens, encoder_lens=None, scaling=None, enable_gqa=False,
+        causal=False, is_cross_attn=False, sliding_window_size=None,
+    ):  # fmt: skip
+        """query, output: (num_new_tokens, num_heads, head_dim); see the base class for the rest."""
+        if encoder_lens is not None or is_cross_attn or not causal or sliding_window_size is not None:
+            return super()._run_sdpa_forward_extend(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+                extend_prefix_lens, extend_seq_lens, encoder_lens, scaling, enable_gqa, causal,
+                is_cross_attn, sliding_window_size,
+            )  # fmt: skip
+        if self._extend_pieces is None:
+            self._extend_pieces = extend_pieces(req_to_token, req_pool_indices, seq_lens, extend_prefix_lens)
+        num_kv_heads = k_cache.shape[1]
+        for start, end, slots, mask, is_causal in self._extend_pieces:
+            # (new, heads, dim) -> (kv_heads, heads per kv head, new, dim); KV the same, expanded by stride 0.
+            q = query[start:end].unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)
+            per_kv_head = (-1, q.shape[1], -1, -1)
+            k = _gather(k_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
+            v = _gather(v_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
+            out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, is_causal=is_causal)
+            output[start:end] = out.permute(2, 0, 1, 3).flatten(1, 2)
+        return output
+
+
+def _gather(cache: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(max_tokens, kv_heads, dim) at `slots` -> (len(slots), kv_heads, dim) in `dtype`.
+
+    `embedding` copies whole rows, 1.3 to 2.5 times as fast here as `index_select` and indexing.
+    """
+    return embedding(slots, cache.flatten(1)).unflatten(1, cache.shape[1:]).to(dtype)
