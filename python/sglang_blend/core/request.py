@@ -117,7 +117,7 @@ class RequestTable:
             max_new_tokens=whole_lengths("max_new_tokens", np.broadcast_to(max_new_tokens, n)),
             fixed_output=np.broadcast_to(fixed_output, n).astype(np.bool_),
             namespace=np.broadcast_to(namespace, n).astype(np.int32),
-            rid=None if rid is None else np.asarray(rid),
+            rid=None if rid is None or n == 0 else np.asarray(rid),
         )
 
     @property
