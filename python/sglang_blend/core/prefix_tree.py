@@ -144,9 +144,9 @@ class PrefixTree:
                 return nearest
             nearest = jumped
 
-    def sum_to_root(self, of_node: IntArray) -> IntArray:
-        """(m,) int64, sum of `of_node` over each node and its ancestors, the root's own value left out."""
-        total = np.array(of_node, np.int64)
+    def sum_to_root(self, of_node: NDArray[np.float64] | IntArray) -> FloatArray:
+        """(m,) float64, sum of `of_node` over each node and its ancestors, the root's own value left out."""
+        total = np.array(of_node, np.float64)
         total[:1] = 0
         jump = self.node_parent
         while jump.any():
