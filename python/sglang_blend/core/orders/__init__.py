@@ -14,11 +14,14 @@ import numpy as np
 
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost import CostModel, IntArray
+from sglang_blend.core.orders.auto import auto
 from sglang_blend.core.orders.dfs import dfs
+from sglang_blend.core.orders.dual_scan import dual_scan
 from sglang_blend.core.orders.fcfs import fcfs
 from sglang_blend.core.orders.longest_first import longest_first
 from sglang_blend.core.orders.placement import Order, Placement
 from sglang_blend.core.orders.random import random
+from sglang_blend.core.orders.stationary import stationary
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
 from sglang_blend.core.request import RequestTable, Schedule
@@ -33,12 +36,15 @@ _ORDERS: dict[str, Order] = {
     "random": random,
     "dfs": dfs,
     "longest-first": longest_first,
+    "dual-scan": dual_scan,
+    "stationary": stationary,
 }
+AUTO = "auto"
 
 
 def order_names() -> tuple[str, ...]:
     """The names that `PlanConfig.order` may take."""
-    return tuple(_ORDERS)
+    return (*_ORDERS, AUTO)
 
 
 def make_workload(
@@ -78,8 +84,8 @@ def make_schedule(
         workload: from `make_workload` with the same table, cost and config, when it is there already.
 
     Returns:
-        A schedule with every request exactly once. Apart from `fcfs` it depends on the order of the lines only
-        through rids that are missing (see `RequestTable.rid`).
+        A schedule with every request exactly once. Apart from `fcfs` it depends on the order of the lines
+        only where rids are missing (see `RequestTable.rid`).
 
     Raises:
         PlanError: the order is unknown, or needs a cost model and there is none.
@@ -87,12 +93,19 @@ def make_schedule(
     if config.order not in order_names():
         raise PlanError(f"order {config.order!r} is unknown; the orders are {', '.join(order_names())}")
     workload = make_workload(table, cost, config) if workload is None else workload
-    rng = np.random.default_rng(config.seed)
-    placement = _ORDERS[config.order](workload, config, rng)
-    return to_schedule(workload, config, config.order, placement)
+
+    def make(order: str, reason: str) -> Schedule:
+        placement = _ORDERS[order](workload, config, np.random.default_rng(config.seed))
+        return _to_schedule(workload, config, order, placement, reason or placement.reason)
+
+    if config.order == AUTO:
+        return auto(workload, config, make, predict)
+    return make(config.order, "")
 
 
-def to_schedule(workload: Workload, config: PlanConfig, order: str, placement: Placement) -> Schedule:
+def _to_schedule(
+    workload: Workload, config: PlanConfig, order: str, placement: Placement, reason: str
+) -> Schedule:
     """A placement over leaves as a schedule over rows."""
     tree = workload.tree
     sequence = tree.sequence[placement.leaves]
@@ -109,10 +122,15 @@ def to_schedule(workload: Workload, config: PlanConfig, order: str, placement: P
         mem_share=placement.mem_share[leaf],
         unit=placement.unit[leaf],
         sharing_kept=sharing_kept(tree, sequence, side),
-        root_density=None if workload.cost is None else workload.root_density,
+        root_density=_finite_density(workload),
         seed=config.seed,
         config=config.to_json(),
-        reason=placement.reason,
+        reason=reason,
     )
     schedule.check_integrity()
     return schedule
+
+
+def _finite_density(workload: Workload) -> float | None:
+    density = np.inf if workload.cost is None else workload.root_density
+    return float(density) if np.isfinite(density) else None
