@@ -1,22 +1,22 @@
-"""`sglang-blend SUBCOMMAND`: one file a subcommand, each with `add_parser(subparsers)` and `run(args) -> int`."""
+"""`sglang-blend SUBCOMMAND`: one file a subcommand, with `add_parser(subparsers)` and `run(args) -> int`."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 
 from sglang_blend import __version__
 from sglang_blend.cli import fork
 from sglang_blend.errors import BlendError
+from sglang_blend.log import log_to_stderr
 
 SUBCOMMANDS = (fork,)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, dispatch, turn a `BlendError` into its sentence and exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     parser = argparse.ArgumentParser(
         prog="sglang-blend", description="Offline batch inference on SGLang as one planned job."
     )

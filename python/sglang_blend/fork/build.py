@@ -1,7 +1,7 @@
 """Stock wheel in, forked wheel out.
 
-    stock wheel -> unpack -> hashes as recorded? -> patches, strictly -> hashes as recorded?
-                -> new version in _version.py and METADATA -> pack (a new RECORD comes with it)
+stock wheel -> unpack -> hashes as recorded? -> patches, strictly -> hashes as recorded?
+            -> new version in _version.py and METADATA -> pack (a new RECORD comes with it)
 """
 
 from __future__ import annotations
@@ -92,14 +92,18 @@ def stock_wheel(directory: Path, version: str) -> Path:
 def unpack(wheel: Path, directory: Path, version: str) -> Path:
     """Unpack a wheel (its RECORD is checked on the way); returns the tree's root."""
     if not wheel.is_file():
-        raise ForkError(f"No such wheel: {wheel}; pass the stock sglang {version} wheel, or leave --wheel out.")
+        raise ForkError(
+            f"No such wheel: {wheel}; pass the stock sglang {version} wheel, or leave --wheel out."
+        )
     _run(
         [sys.executable, "-m", "wheel", "unpack", "--dest", str(directory), str(wheel)],
         f"{wheel} is not a sound wheel; delete it and run the command again",
     )
     tree = directory / f"sglang-{version}"
     if not tree.is_dir():
-        raise ForkError(f"{wheel.name} is not sglang {version}: pass the stock wheel of exactly that release.")
+        raise ForkError(
+            f"{wheel.name} is not sglang {version}: pass the stock wheel of exactly that release."
+        )
     return tree
 
 
@@ -152,7 +156,9 @@ def set_version(tree: Path, old: str, new: str) -> None:
 def pack(tree: Path, out_dir: Path) -> Path:
     """Zip the tree into a wheel with a fresh RECORD; returns its path."""
     with tempfile.TemporaryDirectory(dir=out_dir, prefix=".pack-") as tmp:
-        _run([sys.executable, "-m", "wheel", "pack", "--dest-dir", tmp, str(tree)], "packing the wheel failed")
+        _run(
+            [sys.executable, "-m", "wheel", "pack", "--dest-dir", tmp, str(tree)], "packing the wheel failed"
+        )
         (packed,) = Path(tmp).glob("*.whl")
         return packed.replace(out_dir / packed.name)
 
@@ -160,7 +166,9 @@ def pack(tree: Path, out_dir: Path) -> Path:
 def _substitute(path: Path, pattern: str, replacement: str) -> None:
     text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
     if count != 1:
-        raise ForkError(f"{path} has no line like {pattern!r}: the wheel is not the one the fork is made from.")
+        raise ForkError(
+            f"{path} has no line like {pattern!r}: the wheel is not the one the fork is made from."
+        )
     path.write_text(text)
 
 

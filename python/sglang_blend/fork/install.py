@@ -21,7 +21,17 @@ def install(wheel: Path) -> None:
         ForkError: pip refused.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--force-reinstall", str(wheel)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-compile",
+            "--no-deps",
+            "--force-reinstall",
+            str(wheel),
+        ],
         check=False,
     )
     if done.returncode:

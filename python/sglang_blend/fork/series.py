@@ -80,7 +80,9 @@ def read_series(directory: Path) -> PatchSeries:
             files=tuple(TouchedFile(**f) for f in raw["files"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ForkError(f"{manifest} is not a readable patch series ({e}): restore it from version control.") from e
+        raise ForkError(
+            f"{manifest} is not a readable patch series ({e}): restore it from version control."
+        ) from e
 
 
 def current_series() -> PatchSeries:

@@ -92,7 +92,9 @@ class BatchFile:
         self._file.seek(offset)
         parsed = parse_line(self._file.readline(), number, offset)
         if not isinstance(parsed, BatchLine):
-            raise InputError(f"{self.path} changed while the job was reading it (line {number}): run the job again.")
+            raise InputError(
+                f"{self.path} changed while the job was reading it (line {number}): run the job again."
+            )
         return parsed
 
 
@@ -144,9 +146,13 @@ def _kind(value: object) -> str:
 
 def _open(path: Path) -> IO[bytes]:
     if path.is_dir():
-        raise InputError(f"--file {path} is a directory: name one batch file (JSON Lines, .jsonl or .jsonl.gz).")
+        raise InputError(
+            f"--file {path} is a directory: name one batch file (JSON Lines, .jsonl or .jsonl.gz)."
+        )
     if not path.exists():
-        raise InputError(f"--file {path} does not exist: name a batch file (JSON Lines, .jsonl or .jsonl.gz).")
+        raise InputError(
+            f"--file {path} does not exist: name a batch file (JSON Lines, .jsonl or .jsonl.gz)."
+        )
     try:
         file = path.open("rb")
     except OSError as e:
@@ -187,4 +193,3 @@ def _refuse_other_formats(path: Path, file: IO[bytes]) -> None:
     if first in (b"[", b"{") or first.startswith((b"[{", b"[ {")):
         what = "a JSON array" if first.startswith(b"[") else "JSON spread over many lines"
         raise InputError(f"--file {path} is {what}, not JSON Lines: put each request on one line of its own.")
-

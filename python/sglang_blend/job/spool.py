@@ -1,0 +1,80 @@
+"""The accepted requests of a job as columns, token ids in a temporary file.
+
+Filled once, line by line; then `table()` hands the planner a `RequestTable` whose token ids are mapped
+from the file, so memory grows with the number of lines and not with their length.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from collections.abc import Sequence
+from typing import IO
+
+import numpy as np
+
+from sglang_blend.core import RequestTable
+from sglang_blend.job.engine import Prepared
+from sglang_blend.job.input import BatchLine
+
+
+class RequestSpool:
+    """Collects prepared requests in file order; row `i` is the `i`-th accepted line. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._tokens: IO[bytes] = tempfile.TemporaryFile(prefix="sglang-blend-tokens-")  # noqa: SIM115
+        self._offsets = array("q", [0])
+        self._max_new_tokens = array("q")
+        self._fixed_output = array("b")
+        self._namespace = array("i")
+        self._namespace_numbers: dict[str, int] = {}
+        self._line_number = array("q")
+        self._line_offset = array("q")
+        self._token_ids: np.ndarray[tuple[int], np.dtype[np.int32]] | None = None
+
+    def __enter__(self) -> RequestSpool:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._tokens.close()
+
+    def __len__(self) -> int:
+        return len(self._line_number)
+
+    def append(self, line: BatchLine, prepared: Prepared) -> None:
+        """Add one request. Not after `table()`."""
+        assert self._token_ids is None, "the spool is closed for appending"
+        np.asarray(prepared.token_ids, np.int32).tofile(self._tokens)
+        self._offsets.append(self._offsets[-1] + len(prepared.token_ids))
+        self._max_new_tokens.append(prepared.max_new_tokens)
+        self._fixed_output.append(prepared.fixed_output)
+        self._namespace.append(
+            self._namespace_numbers.setdefault(prepared.namespace, len(self._namespace_numbers))
+        )
+        self._line_number.append(line.line_number)
+        self._line_offset.append(line.offset)
+
+    def table(self) -> RequestTable:
+        """All requests, for the planner. The arrays live as long as the spool is open."""
+        self._tokens.flush()
+        if self._offsets[-1]:
+            self._token_ids = np.memmap(self._tokens, dtype=np.int32, mode="r")
+        else:
+            self._token_ids = np.empty(0, np.int32)
+        return RequestTable(
+            token_ids=self._token_ids,
+            offsets=np.asarray(self._offsets, np.int64),
+            max_new_tokens=np.asarray(self._max_new_tokens, np.int64),
+            fixed_output=np.asarray(self._fixed_output, np.bool_),
+            namespace=np.asarray(self._namespace, np.int32),
+        )
+
+    def position(self, row: int) -> tuple[int, int]:
+        """(byte offset, line number) of a request in the batch file."""
+        return self._line_offset[row], self._line_number[row]
+
+    def token_ids(self, row: int) -> Sequence[int]:
+        """Prompt of one request; only after `table()`."""
+        assert self._token_ids is not None, "table() comes first"
+        ids: list[int] = self._token_ids[self._offsets[row] : self._offsets[row + 1]].tolist()
+        return ids

@@ -1,0 +1,51 @@
+"""SGLang's own server flags, parsed by SGLang, with the defaults an offline job wants."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+
+from sglang.srt.platforms import current_platform
+from sglang.srt.plugins import load_plugins
+from sglang.srt.server_args import ServerArgs, prepare_server_args
+
+from sglang_blend.errors import ConfigError
+from sglang_blend.srt.platform import BlendCpuPlatform
+
+# Given before the user's flags, so that the user's win.
+OFFLINE_DEFAULTS = (
+    "--log-level", "warning",
+    # Cached tokens in the usage of every answer: the summary measures sharing with them.
+    "--enable-cache-report",
+    # Longest prefix match while 128 or fewer requests wait; above that SGLang falls back to first come,
+    # first served, which is the planned order.
+    "--schedule-policy", "lpm",
+)  # fmt: skip
+
+# The overlap schedule hides host work behind a device; on the CPU both want the same cores.
+CPU_DEFAULTS = ("--disable-overlap-schedule",)
+
+
+def server_args(argv: Sequence[str]) -> ServerArgs:
+    """Parse SGLang's flags.
+
+    Raises:
+        ConfigError: a flag is unknown or its value is not allowed.
+    """
+    load_plugins()
+    on_cpu = isinstance(current_platform, BlendCpuPlatform)
+    defaults = OFFLINE_DEFAULTS + (CPU_DEFAULTS if on_cpu else ())
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return prepare_server_args([*defaults, *argv])
+    except SystemExit as e:
+        if not e.code:
+            raise  # --help
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise ConfigError(
+            f"{reason}; --help lists this command's flags, --help-engine those of SGLang."
+        ) from e
+    except (ValueError, AssertionError, OSError) as e:
+        raise ConfigError(f"SGLang refuses these flags: {e}") from e
