@@ -61,9 +61,9 @@ def start_engine(engine_argv: Sequence[str]) -> RunningEngine:
     """
     names_model = any(arg.split("=")[0] in ("--model-path", "--model", "--config") for arg in engine_argv)
     if not names_model:
-        from sglang_blend.demo_model import demo_model_path
+        from sglang_blend.demo_model import NAME, demo_model_path
 
-        engine_argv = ["--model-path", str(demo_model_path()), *engine_argv]
+        engine_argv = ["--model-path", str(demo_model_path()), "--served-model-name", NAME, *engine_argv]
     from sglang_blend.srt.engine import OfflineEngine
     from sglang_blend.srt.flags import server_args
 
