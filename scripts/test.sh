@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# All tests, the engine's included. Arguments go to pytest: scripts/test.sh -m "not engine" takes seconds.
+# What CI runs: format, lint, types and all tests, the engine's included.
+# With arguments, only pytest runs and gets them: scripts/test.sh -m "not engine" takes seconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
+if [ $# -eq 0 ]; then
+    .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/mypy
+fi
 exec .venv/bin/python -m pytest "$@"
