@@ -81,13 +81,27 @@ class JobFiles:
 
 
 def resolve_files(config: JobConfig) -> JobFiles:
-    """Fill the open paths: batch.jsonl -> batch.output.jsonl -> batch.errors.jsonl, batch.summary.json."""
+    """Fill the open paths: batch.jsonl -> batch.output.jsonl -> batch.errors.jsonl, batch.summary.json.
+
+    Raises:
+        ConfigError: two of them are one file.
+    """
     stem = config.file.name.removesuffix(".gz").removesuffix(".jsonl")
     output = config.output or config.file.with_name(f"{stem}.output.jsonl")
     beside = output.name.removesuffix(".jsonl").removesuffix(".output")
-    return JobFiles(
+    files = JobFiles(
         file=config.file,
         output=output,
         error_file=config.error_file or output.with_name(f"{beside}.errors.jsonl"),
         summary_file=config.summary_file or output.with_name(f"{beside}.summary.json"),
     )
+    name_of: dict[Path, str] = {files.file.resolve(): "the batch file"}
+    for option, path in (
+        ("--output", files.output),
+        ("--error-file", files.error_file),
+        ("--summary-file", files.summary_file),
+    ):
+        taken = name_of.setdefault(path.resolve(), option)
+        if taken != option:
+            raise ConfigError(f"{option} {path} is {taken}: they must be two files.")
+    return files

@@ -7,7 +7,9 @@ lines failed, 2 the job could not run, 130 interrupted (what had finished is kep
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from sglang_blend import fork
@@ -59,6 +61,9 @@ def start_engine(engine_argv: Sequence[str]) -> RunningEngine:
     Raises:
         BlendError: a flag is wrong, the model is not there, or a process dies on the way.
     """
+    # SGLang warns at import of kernels this machine lacks, in each of its processes.
+    warnings.filterwarnings("ignore", category=UserWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
     names_model = any(arg.split("=")[0] in ("--model-path", "--model", "--config") for arg in engine_argv)
     if not names_model:
         from sglang_blend.demo_model import NAME, demo_model_path

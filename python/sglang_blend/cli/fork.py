@@ -59,7 +59,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    from sglang_blend.fork.build import record
+    from sglang_blend.fork.builder import record
 
     out = _out_dir(args)
     out.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@
 Nothing here imports sglang: the answer must be there before SGLang is.
 """
 
-from sglang_blend.fork.build import build
-from sglang_blend.fork.install import check, install, require
+from sglang_blend.fork.builder import build
+from sglang_blend.fork.installed import check, install, require
 from sglang_blend.fork.series import PatchSeries, current_series
 
 __all__ = ["PatchSeries", "build", "check", "current_series", "install", "require"]

@@ -73,10 +73,8 @@ class JobOutput:
         """Create both files.
 
         Raises:
-            ConfigError: one exists and `overwrite` is off, they are the same, or cannot be written.
+            ConfigError: one exists and `overwrite` is off, or cannot be written.
         """
-        if output.resolve() == errors.resolve():
-            raise ConfigError(f"--output and --error-file are both {output}: name two files.")
         if not overwrite and errors.exists():
             raise ConfigError(
                 f"{errors} exists already: move it, name another file, or pass --overwrite to replace it."

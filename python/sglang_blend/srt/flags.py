@@ -15,7 +15,7 @@ from sglang_blend.srt.platform import BlendCpuPlatform
 
 # Given before the user's flags, so that the user's win.
 OFFLINE_DEFAULTS = (
-    "--log-level", "warning",
+    "--log-level", "error",
     # Cached tokens in the usage of every answer: the summary measures sharing with them.
     "--enable-cache-report",
     # Longest prefix match while 128 or fewer requests wait; above that SGLang falls back to first come,

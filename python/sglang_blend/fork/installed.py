@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sglang_blend.errors import ForkError
-from sglang_blend.fork.build import verify
+from sglang_blend.fork.builder import verify
 from sglang_blend.fork.series import current_series
 
 MEND = "run `sglang-blend fork install`"

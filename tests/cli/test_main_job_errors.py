@@ -1,0 +1,90 @@
+"""What a new user does wrong with the main job: one sentence, exit code 2, no traceback, nothing lost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD_LINE = (
+    '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "hi", "max_tokens": 1}}\n'
+)
+
+
+def launch(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sglang_blend.launch_offline", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "does not exist" in refused(launch("--file", tmp_path / "none.jsonl"))
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    assert "is empty" in refused(launch("--file", tmp_path / "empty.jsonl"))
+    assert not (tmp_path / "empty.output.jsonl").exists()
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert "is a directory" in refused(launch("--file", tmp_path))
+
+
+def test_no_file_at_all() -> None:
+    assert "--file" in refused(launch())
+
+
+def test_a_window_of_zero(tmp_path: Path) -> None:
+    assert "--window 0" in refused(launch("--file", tmp_path, "--window", 0))
+
+
+@pytest.mark.engine
+def test_results_that_exist_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(GOOD_LINE)
+    (tmp_path / "b.output.jsonl").write_text("precious\n")
+    assert "--overwrite" in refused(launch("--file", tmp_path / "b.jsonl"))
+    assert (tmp_path / "b.output.jsonl").read_text() == "precious\n"
+
+
+@pytest.mark.engine
+def test_a_flag_that_nobody_knows(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(GOOD_LINE)
+    said = refused(launch("--file", tmp_path / "b.jsonl", "--model-path", tmp_path, "--outptu", "x"))
+    assert "--outptu" in said
+    assert "--help-engine" in said
+
+
+@pytest.mark.engine
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text(GOOD_LINE)
+    said = refused(launch("--file", tmp_path / "b.jsonl", "--model-path", tmp_path / "no-such-model"))
+    assert "no-such-model" in said
+
+
+def test_lines_that_are_all_bad_need_no_engine(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text("not json\n")
+    done = launch("--file", tmp_path / "b.jsonl")
+    if "fork install" in done.stderr:
+        pytest.skip("the forked SGLang is not installed here")
+    assert done.returncode == 1
+    assert "0 ok, 1 failed (invalid_json_line 1)" in done.stdout
+    assert (tmp_path / "b.errors.jsonl").read_text().count("\n") == 1
+
+
+def test_help_is_quick_and_names_the_way_to_all_flags() -> None:
+    done = launch("--help")
+    assert done.returncode == 0
+    assert "--help-engine" in done.stdout

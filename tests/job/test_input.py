@@ -1,0 +1,135 @@
+"""The batch file: what is accepted, what is refused, and that one bad line costs one line."""
+
+import gzip
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sglang_blend.errors import InputError
+from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.records import Rejection
+
+GOOD = {
+    "custom_id": "a1",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+def good(custom_id: str) -> bytes:
+    return orjson.dumps(GOOD | {"custom_id": custom_id})
+
+
+def scan(path: Path, content: bytes) -> list[BatchLine | Rejection]:
+    path.write_bytes(content)
+    with BatchFile(path) as batch:
+        return list(batch.scan())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "batch.jsonl"
+
+
+def test_lines_keep_their_number_and_offset_over_blank_lines(path: Path) -> None:
+    items = scan(path, good("a") + b"\n\n  \r\n" + good("b") + b"\r\n" + good("c"))
+    assert [(i.line_number, i.custom_id) for i in items] == [(1, "a"), (4, "b"), (5, "c")]
+    with BatchFile(path) as batch:
+        for item in items:
+            assert isinstance(item, BatchLine)
+            assert batch.line(item.offset, item.line_number) == item
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_line(path: Path) -> None:
+    (item,) = scan(path, b"\xef\xbb\xbf" + good("a"))
+    assert item.custom_id == "a"
+
+
+def test_line_separators_inside_strings_do_not_end_a_line(path: Path) -> None:
+    body = {"messages": [{"role": "user", "content": "a\u2028b\u2029c\u0085d"}]}
+    (item,) = scan(path, orjson.dumps(GOOD | {"body": body}))
+    assert isinstance(item, BatchLine)
+    assert item.body == body
+
+
+def test_a_gzip_file_reads_like_the_plain_one(tmp_path: Path) -> None:
+    plain = scan(tmp_path / "plain.jsonl", good("a") + b"\n" + good("b"))
+    packed = scan(tmp_path / "packed.jsonl.gz", gzip.compress(good("a") + b"\n" + good("b")))
+    assert plain == packed
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "param"),
+    [
+        (b"not json", "invalid_json_line", None),
+        (b'{"custom_id": "x", NaN}', "invalid_json_line", None),
+        (b'{"custom_id": "\xff"}', "invalid_json_line", None),
+        (b"[" * 100_000, "invalid_json_line", None),
+        (b"[1]", "invalid_json_line", None),
+        (orjson.dumps(GOOD | {"custom_id": None}), "missing_required_parameter", "custom_id"),
+        (orjson.dumps(GOOD | {"custom_id": 7}), "invalid_type", "custom_id"),
+        (orjson.dumps(GOOD | {"custom_id": ""}), "invalid_value", "custom_id"),
+        (orjson.dumps(GOOD | {"custom_id": "x" * 513}), "invalid_value", "custom_id"),
+        (orjson.dumps(GOOD | {"method": "GET"}), "invalid_method", "method"),
+        (orjson.dumps(GOOD | {"url": "/v1/images"}), "invalid_url", "url"),
+        (orjson.dumps(GOOD | {"url": 3}), "invalid_url", "url"),
+        (orjson.dumps(GOOD | {"url": None}), "missing_required_parameter", "url"),
+        (orjson.dumps(GOOD | {"body": None}), "missing_required_parameter", "body"),
+        (orjson.dumps(GOOD | {"body": "{}"}), "invalid_type", "body"),
+    ],
+)
+def test_a_bad_line_is_refused_with_its_reason_and_the_others_stay(
+    path: Path, line: bytes, code: str, param: str | None
+) -> None:
+    before, refused, after = scan(path, good("before") + b"\n" + line + b"\n" + good("after") + b"\n")
+    assert isinstance(before, BatchLine)
+    assert isinstance(after, BatchLine)
+    assert isinstance(refused, Rejection)
+    assert (refused.code, refused.param, refused.line_number) == (code, param, 2)
+
+
+def test_of_two_lines_with_one_custom_id_the_first_wins(path: Path) -> None:
+    first, second = scan(path, good("same") + b"\n" + good("same"))
+    assert isinstance(first, BatchLine)
+    assert isinstance(second, Rejection)
+    assert second.code == "duplicate_custom_id"
+    assert "line 1" in second.message
+
+
+def test_a_file_that_changes_under_the_job_is_noticed(path: Path) -> None:
+    (item,) = scan(path, good("a"))
+    assert isinstance(item, BatchLine)
+    with BatchFile(path) as batch:
+        path.write_bytes(b"x" * 200)
+        with pytest.raises(InputError, match="changed while"):
+            batch.line(item.offset, item.line_number)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n \n\r\n", "is empty"),
+        (good("a").decode().encode("utf-16"), "UTF-16"),
+        (b"[" + good("a") + b"]", "a JSON array"),
+        (b"[\n" + good("a") + b"\n]", "a JSON array"),
+        (orjson.dumps(GOOD, option=orjson.OPT_INDENT_2), "spread over many lines"),
+        (gzip.compress(good("a"))[:-9], "damaged gzip"),
+    ],
+)
+def test_a_file_that_is_no_batch_file_is_refused_in_one_sentence(
+    path: Path, content: bytes, said: str
+) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as refused:
+        BatchFile(path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        BatchFile(tmp_path / "nowhere.jsonl")
+    with pytest.raises(InputError, match="is a directory"):
+        BatchFile(tmp_path)

@@ -1,0 +1,173 @@
+"""One job from file to summary, on an engine that echoes: every line ends as exactly one record."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from job.echo_engine import EchoEngine
+
+from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.errors import ConfigError, EngineError, InputError
+from sglang_blend.job.offline import OfflineJob
+
+
+def batch_line(custom_id: str, prompt: object, **body: Any) -> dict[str, Any]:
+    return {
+        "custom_id": custom_id,
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": {"prompt": prompt} | body,
+    }
+
+
+def write_batch(path: Path, lines: list[dict[str, Any]]) -> JobConfig:
+    path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    return JobConfig(file=path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> JobConfig:
+    """Forty requests, shuffled: five groups of eight that share three words."""
+    lines = [batch_line(f"g{g}-{i}", f"group {g} prefix {i}") for g in range(5) for i in range(8)]
+    random.Random(0).shuffle(lines)
+    return write_batch(tmp_path / "batch.jsonl", lines)
+
+
+def test_every_request_is_answered_once_and_groups_run_together(groups: JobConfig) -> None:
+    engine = EchoEngine()
+    summary = OfflineJob(groups).run(lambda: engine)
+    files = resolve_files(groups)
+    assert sorted(r["custom_id"] for r in read(files.output)) == sorted(
+        f"g{g}-{i}" for g in range(5) for i in range(8)
+    )
+    assert files.error_file.read_bytes() == b""
+    asked_groups = [custom_id[:2] for custom_id in engine.asked]
+    assert sum(a != b for a, b in zip(asked_groups, asked_groups[1:], strict=False)) == 4
+    assert (summary.ok, summary.failed, summary.complete) == (40, 0, True)
+    assert summary.prompt_tokens == 40 * 4
+    # 5 * (group, number, prefix) + 40 last words, with "group" shared by all: 1 + 5 * 2 + 40 unique words.
+    assert summary.sharing_possible == pytest.approx(1 - 51 / 160)
+    assert engine.stopped
+
+
+def test_the_summary_file_says_what_was_returned(groups: JobConfig) -> None:
+    summary = OfflineJob(groups).run(EchoEngine)
+    assert json.loads(resolve_files(groups).summary_file.read_text()) == json.loads(
+        orjson.dumps(summary.to_json())
+    )
+
+
+def test_no_more_requests_are_in_flight_than_the_window(tmp_path: Path) -> None:
+    lines = [batch_line(str(i), f"word {i}") for i in range(50)]
+    write_batch(tmp_path / "b.jsonl", lines)
+    engine = EchoEngine()
+    OfflineJob(JobConfig(file=tmp_path / "b.jsonl", window=7)).run(lambda: engine)
+    assert engine.most_at_once == 7
+
+
+def test_bad_lines_bad_bodies_and_refusals_are_errors_and_the_rest_is_answered(tmp_path: Path) -> None:
+    config = write_batch(
+        tmp_path / "b.jsonl",
+        [
+            batch_line("good", "one two"),
+            batch_line("no prompt", 5),
+            batch_line("late", "refuse me"),
+            batch_line("good", "again"),
+            {"custom_id": "no url"},
+        ],
+    )
+    summary = OfflineJob(config).run(EchoEngine)
+    files = resolve_files(config)
+    assert [r["custom_id"] for r in read(files.output)] == ["good"]
+    codes = {r["custom_id"]: r["response"]["body"]["error"]["code"] for r in read(files.error_file)}
+    assert codes == {
+        "no prompt": "invalid_type",
+        "late": "invalid_value",
+        "good": "duplicate_custom_id",
+        "no url": "missing_required_parameter",
+    }
+    assert (summary.ok, summary.failed, summary.not_run) == (1, 4, 0)
+
+
+def test_a_job_without_one_good_line_starts_no_engine(tmp_path: Path) -> None:
+    config = write_batch(tmp_path / "b.jsonl", [{"custom_id": "x"}])
+
+    def start() -> EchoEngine:
+        raise AssertionError("the engine was started for nothing")
+
+    summary = OfflineJob(config).run(start)
+    assert (summary.ok, summary.failed, summary.complete) == (0, 1, True)
+
+
+def test_requests_of_different_adapters_share_no_prefix(tmp_path: Path) -> None:
+    lines = [batch_line("a", "same words here", lora="x"), batch_line("b", "same words here", lora="y")]
+    summary = OfflineJob(write_batch(tmp_path / "b.jsonl", lines)).run(EchoEngine)
+    assert summary.sharing_possible == 0
+
+
+def test_a_dead_engine_keeps_what_had_finished(groups: JobConfig) -> None:
+    job = OfflineJob(JobConfig(file=groups.file, window=1))
+    with pytest.raises(EngineError, match="died"):
+        job.run(lambda: EchoEngine(dies_after=11))
+    assert len(read(resolve_files(groups).output)) == 11
+
+
+def test_an_interrupted_job_keeps_what_had_finished_and_counts_the_rest(groups: JobConfig) -> None:
+    summary = OfflineJob(JobConfig(file=groups.file, window=1)).run(lambda: EchoEngine(interrupts_after=11))
+    assert not summary.complete
+    assert (summary.ok, summary.not_run) == (11, 29)
+    assert len(read(resolve_files(groups).output)) == 11
+
+
+def test_existing_results_are_not_replaced_unless_asked(groups: JobConfig) -> None:
+    OfflineJob(groups).run(EchoEngine)
+    before = resolve_files(groups).output.read_bytes()
+    with pytest.raises(ConfigError, match="--overwrite"):
+        OfflineJob(groups).run(EchoEngine)
+    assert resolve_files(groups).output.read_bytes() == before
+    OfflineJob(JobConfig(file=groups.file, overwrite=True)).run(EchoEngine)
+    assert len(read(resolve_files(groups).output)) == 40
+
+
+def test_output_and_error_file_must_be_two_files(groups: JobConfig, tmp_path: Path) -> None:
+    same = tmp_path / "o.jsonl"
+    with pytest.raises(ConfigError, match="two files"):
+        OfflineJob(JobConfig(file=groups.file, output=same, error_file=same)).run(EchoEngine)
+
+
+def test_the_input_is_never_the_output(groups: JobConfig) -> None:
+    config = JobConfig(file=groups.file, output=groups.file, overwrite=True)
+    with pytest.raises(ConfigError, match="is the batch file"):
+        OfflineJob(config).run(EchoEngine)
+    assert len(groups.file.read_bytes().splitlines()) == 40
+
+
+def test_a_check_that_fails_leaves_no_files(groups: JobConfig) -> None:
+    def check() -> None:
+        raise InputError("not today")
+
+    with pytest.raises(InputError, match="not today"):
+        OfflineJob(groups).run(EchoEngine, check=check)
+    assert not resolve_files(groups).output.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "output", "expected"),
+    [
+        ("d/batch.jsonl", None, ("d/batch.output.jsonl", "d/batch.errors.jsonl", "d/batch.summary.json")),
+        ("d/b.jsonl.gz", None, ("d/b.output.jsonl", "d/b.errors.jsonl", "d/b.summary.json")),
+        ("b.jsonl", "out/o.jsonl", ("out/o.jsonl", "out/o.errors.jsonl", "out/o.summary.json")),
+    ],
+)
+def test_result_files_stand_beside_the_input_or_the_output(
+    file: str, output: str | None, expected: tuple[str, str, str]
+) -> None:
+    files = resolve_files(JobConfig(file=Path(file), output=Path(output) if output else None))
+    assert (str(files.output), str(files.error_file), str(files.summary_file)) == expected
