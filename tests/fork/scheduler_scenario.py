@@ -58,7 +58,7 @@ def main() -> None:
                 if verdicts[-1] != "CONTINUE":
                     break
             decisions[policy][f"admitted, chunk {chunk}"] = [
-                (r.rid, r.extend_input_len) for r in adder.can_run_list
+                (r.rid, r.extend_range.start, r.extend_range.end) for r in adder.can_run_list
             ]
             decisions[policy][f"verdicts, chunk {chunk}"] = verdicts
     hinted = make_requests(random.Random(7), 3)[0]

@@ -45,8 +45,8 @@ def test_the_summary_adds_up_with_the_answers(batch_run: BatchRun) -> None:
     assert "Job finished." in batch_run.screen
 
 
-def test_most_of_the_possible_prefix_sharing_is_achieved(batch_run: BatchRun) -> None:
-    assert batch_run.summary["sharing_achieved"] > 0.75 * batch_run.summary["sharing_possible"] > 0.2
+def test_more_than_half_of_the_possible_prefix_sharing_is_achieved(batch_run: BatchRun) -> None:
+    assert batch_run.summary["sharing_achieved"] > 0.5 * batch_run.summary["sharing_possible"] > 0.2
 
 
 @pytest.mark.parametrize("custom_id", sorted(REFUSED))
