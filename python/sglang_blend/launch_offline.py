@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from sglang_blend import fork
 from sglang_blend.config import JobConfig
 from sglang_blend.errors import BlendError
-from sglang_blend.log import log_to_stderr
 from sglang_blend.job.offline import OfflineJob, RunningEngine
+from sglang_blend.log import log_to_stderr
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 

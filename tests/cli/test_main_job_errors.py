@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-GOOD_LINE = (
-    '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "hi", "max_tokens": 1}}\n'
-)
+GOOD_LINE = '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "hi"}}\n'
 
 
 def launch(*args: object) -> subprocess.CompletedProcess[str]:

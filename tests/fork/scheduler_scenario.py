@@ -54,7 +54,9 @@ def main() -> None:
             verdicts = []
             for request in waiting[:40]:
                 request.init_next_round_input(tree)
-                verdicts.append(adder.add_one_req(request, has_chunked_req=False, truncation_align_size=None).name)
+                verdicts.append(
+                    adder.add_one_req(request, has_chunked_req=False, truncation_align_size=None).name
+                )
                 if verdicts[-1] != "CONTINUE":
                     break
             decisions[policy][f"admitted, chunk {chunk}"] = [

@@ -10,7 +10,7 @@ from sglang_blend.errors import ForkError
 from sglang_blend.fork import builder, installed
 from sglang_blend.fork.series import PatchSeries, TouchedFile, sha256
 
-STOCK = 'value = 1\nother = 2\n'
+STOCK = "value = 1\nother = 2\n"
 PATCH = """\
 diff --git a/sglang/module.py b/sglang/module.py
 --- a/sglang/module.py
@@ -32,7 +32,9 @@ def make_wheel(directory: Path, module: str = STOCK) -> Path:
     info = tree / "sglang-0.5.17.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.4\nName: sglang\nVersion: 0.5.17\n")
-    (info / "WHEEL").write_text("Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    (info / "WHEEL").write_text(
+        "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
     (info / "RECORD").write_text("")
     return builder.pack(tree, directory)
 

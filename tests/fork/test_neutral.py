@@ -39,7 +39,7 @@ def test_the_fork_schedules_as_stock_does_and_frees_hinted_requests(tmp_path: Pa
     assert forked["decisions"] == stock["decisions"]
     orders = [tuple(policy["order"]) for policy in stock["decisions"].values()]
     assert len(set(orders)) == len(orders), "the scenario does not tell the policies apart"
-    # The one intended difference: without a logit processor nothing points back from the params to the request.
+    # The one intended difference: without a logit processor the params do not point back to the request.
     assert stock["request_refers_to_itself"]
     assert not forked["request_refers_to_itself"]
 

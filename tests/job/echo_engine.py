@@ -1,7 +1,7 @@
 """An engine for tests of the job alone: splits prompts into words, answers with the last one.
 
-It stands where `job.engine.Engine` does, so that the job's bookkeeping can be tested in milliseconds; what the
-real engine answers is tested in tests/srt.
+It stands where `job.engine.Engine` does, so that the job's bookkeeping is tested in milliseconds; what
+the real engine answers is tested in tests/srt.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 import json
 import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from job.echo_engine import EchoEngine
 
+from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import ConfigError, EngineError, InputError
 from sglang_blend.job.offline import OfflineJob
@@ -49,7 +50,7 @@ def test_every_request_is_answered_once_and_groups_run_together(groups: JobConfi
     )
     assert files.error_file.read_bytes() == b""
     asked_groups = [custom_id[:2] for custom_id in engine.asked]
-    assert sum(a != b for a, b in zip(asked_groups, asked_groups[1:], strict=False)) == 4
+    assert sum(a != b for a, b in pairwise(asked_groups)) == 4
     assert (summary.ok, summary.failed, summary.complete) == (40, 0, True)
     assert summary.prompt_tokens == 40 * 4
     # 5 * (group, number, prefix) + 40 last words, with "group" shared by all: 1 + 5 * 2 + 40 unique words.

@@ -65,12 +65,20 @@ REFUSED = {
     "bad schema": (
         chat(
             "bad schema",
-            response_format={"type": "json_schema", "json_schema": {"name": "p", "schema": {"type": "no such"}}},
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "p", "schema": {"type": "no such"}},
+            },
         ),
         "invalid_value",
     ),
     "embedding": (
-        {"custom_id": "embedding", "method": "POST", "url": "/v1/embeddings", "body": {"input": "x", "model": "m"}},
+        {
+            "custom_id": "embedding",
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"input": "x", "model": "m"},
+        },
         "invalid_value",
     ),
     "url": (chat("url") | {"url": "/v1/images"}, "invalid_url"),

@@ -1,6 +1,7 @@
 """The real engine with the demo model, started once per test run."""
 
 import pytest
+
 from srt.batch_run import BatchRun, all_lines, run_batch
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+
 from srt.batch_run import EXAMPLE, FEATURES, PERSON, REFUSED, BatchRun
 
 pytestmark = pytest.mark.engine

@@ -14,7 +14,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "fork",
         help="build, install or check the forked SGLang",
-        description="The fork is the stock SGLang wheel plus the patches in patches/. Example: sglang-blend fork install",
+        description="The fork is the stock SGLang wheel plus the patches in patches/. "
+        "Example: sglang-blend fork install",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, run, text in (

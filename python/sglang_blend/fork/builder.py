@@ -76,15 +76,16 @@ def stock_wheel(directory: Path, version: str) -> Path:
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
     pattern = f"sglang-{version}-{tag}-*.whl"
     if not any(directory.glob(pattern)):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         _run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-            + ["--dest", str(directory), f"sglang=={version}"],
+            [*command, "--dest", str(directory), f"sglang=={version}"],
             f"pip could not fetch the stock wheel sglang=={version}; fetch it yourself and pass --wheel FILE",
         )
     found = sorted(directory.glob(pattern))
     if not found:
         raise ForkError(
-            f"No wheel sglang {version} for Python {tag} in {directory}: use Python 3.11 or 3.12, or pass --wheel FILE."
+            f"No wheel sglang {version} for Python {tag} in {directory}: "
+            "use Python 3.11 or 3.12, or pass --wheel FILE."
         )
     return found[-1]
 
@@ -145,7 +146,7 @@ def set_version(tree: Path, old: str, new: str) -> None:
     """Give the tree a version of its own: `sglang/_version.py`, METADATA and the dist-info's name."""
     version_py = tree / "sglang" / "_version.py"
     release, local = new.split("+")
-    new_tuple = tuple(int(x) for x in release.split(".")) + (local,)
+    new_tuple = (*map(int, release.split(".")), local)
     _substitute(version_py, rf"^(__version__ = version = )'{re.escape(old)}'$", rf"\g<1>'{new}'")
     _substitute(version_py, r"^(__version_tuple__ = version_tuple = )\(.*\)$", rf"\g<1>{new_tuple!r}")
     dist_info = tree / f"sglang-{old}.dist-info"

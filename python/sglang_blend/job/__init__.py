@@ -3,8 +3,10 @@
     input    the batch file, line by line: envelope checked, body left to the engine
     records  output and error lines in OpenAI's batch schema
     output   whole lines appended, flushed by time
-    plan     token ids of all accepted lines -> an order
-    runner   feeds the engine in that order with a bounded window
+    spool    the accepted requests as columns, for the planner
+    runner   the steps: prepare, plan, feed in that order with a bounded window
+    results  each line ends as one record, counted once
+    offline  the whole job, file to summary
     progress what is on screen meanwhile
     summary  what the job did, in numbers
 

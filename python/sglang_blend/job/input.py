@@ -79,7 +79,7 @@ class BatchFile:
                     if first != number:
                         parsed = Rejection(
                             code="duplicate_custom_id",
-                            message=f"custom_id {parsed.custom_id!r} was used on line {first}; each must be unique.",
+                            message=f"custom_id {parsed.custom_id!r} was used on line {first} already.",
                             param="custom_id",
                             line_number=number,
                             custom_id=parsed.custom_id,

@@ -15,6 +15,7 @@ from sglang_blend.job.engine import Engine
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.output import JobOutput
 from sglang_blend.job.progress import Progress
+from sglang_blend.job.results import Results
 from sglang_blend.job.runner import Plan, count_lines, feed, plan, prepare
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.summary import Summary, Tally
@@ -65,7 +66,8 @@ class OfflineJob:
                 check()
             output = JobOutput(self._files.output, self._files.error_file, overwrite=self._config.overwrite)
             with output:
-                num_requests = count_lines(batch, output, self._tally)
+                results = Results(output, self._tally)
+                num_requests = count_lines(batch, results)
                 self._num_lines = num_requests + self._tally.failed
                 logger.info(
                     "%s: %d requests, %d lines refused.", batch.path, num_requests, self._tally.failed
@@ -75,7 +77,7 @@ class OfflineJob:
                         with self._timed("start_engine"):
                             engine = start_engine()
                         with engine:
-                            self._run_requests(batch, engine, output, num_requests)
+                            self._run_requests(batch, engine, results, num_requests)
                     self._complete = True
                 except asyncio.CancelledError:
                     logger.info("Interrupted; what had finished is written.")
@@ -86,28 +88,18 @@ class OfflineJob:
         return summary
 
     def _run_requests(
-        self, batch: BatchFile, engine: RunningEngine, output: JobOutput, num_requests: int
+        self, batch: BatchFile, engine: RunningEngine, results: Results, num_requests: int
     ) -> None:
         with RequestSpool() as spool:
             with self._timed("prepare"):
                 with Progress("preparing", num_requests) as progress:
-                    prepare(batch, engine, spool, output, self._tally, progress)
+                    prepare(batch, engine, spool, results, progress)
                 if not len(spool):
                     return
                 self._plan = plan(spool, order=self._config.order)
             with self._timed("generate"), Progress("running", len(spool)) as progress:
-                engine.run(
-                    feed(
-                        batch,
-                        engine,
-                        spool,
-                        self._plan.schedule,
-                        output,
-                        self._tally,
-                        progress,
-                        window=self._config.window,
-                    )  # fmt: skip
-                )
+                window, schedule = self._config.window, self._plan.schedule
+                engine.run(feed(batch, engine, spool, schedule, results, progress, window=window))
 
     def _summary(self) -> Summary:
         tally, made = self._tally, self._plan

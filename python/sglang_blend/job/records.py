@@ -1,7 +1,7 @@
 """Output and error lines in OpenAI's batch schema, and the reasons a line can be refused for.
 
 A line of either file is
-`{"id", "custom_id", "response": {"status_code", "request_id", "body"} | null, "error": {"code", "message"} | null}`.
+`{"id", "custom_id", "response": {"status_code", "request_id", "body"} | null, "error": {...} | null}`.
 A refused request is a 4xx `response` whose body carries the error object; `error` is for failures that have
 no HTTP answer (the engine died). Source: OpenAI's batch API; the line objects of openai-openapi, 2024-10.
 """

@@ -15,11 +15,10 @@ from sglang_blend.core import PlanConfig, Schedule, make_schedule, make_workload
 from sglang_blend.core.workload import Workload
 from sglang_blend.job.engine import Engine
 from sglang_blend.job.input import BatchFile, BatchLine
-from sglang_blend.job.output import JobOutput
 from sglang_blend.job.progress import Progress
-from sglang_blend.job.records import Rejection, rejection_record, response_record
+from sglang_blend.job.records import Rejection
+from sglang_blend.job.results import Results
 from sglang_blend.job.spool import RequestSpool
-from sglang_blend.job.summary import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +29,19 @@ class Plan:
     schedule: Schedule
 
 
-def count_lines(batch: BatchFile, output: JobOutput, tally: Tally) -> int:
-    """First pass, before any engine: write the records of lines with a bad envelope; count the good ones."""
-    accepted = 0
+def count_lines(batch: BatchFile, results: Results) -> int:
+    """First pass, before any engine: refuse lines with a bad envelope; returns the number of good ones."""
+    num_good = 0
     for item in batch.scan():
         if isinstance(item, BatchLine):
-            accepted += 1
+            num_good += 1
         else:
-            _refuse(item, output, tally)
-    return accepted
+            results.refuse(item)
+    return num_good
 
 
 def prepare(
-    batch: BatchFile, engine: Engine, spool: RequestSpool, output: JobOutput, tally: Tally, progress: Progress
+    batch: BatchFile, engine: Engine, spool: RequestSpool, results: Results, progress: Progress
 ) -> None:
     """Second pass: tokenize every line with a good envelope, refuse those whose body is not right."""
     for item in batch.scan():
@@ -50,7 +49,7 @@ def prepare(
             continue
         prepared = engine.prepare(item)
         if isinstance(prepared, Rejection):
-            _refuse(prepared, output, tally)
+            results.refuse(prepared)
         else:
             spool.append(item, prepared)
         progress.add()
@@ -68,8 +67,7 @@ async def feed(
     engine: Engine,
     spool: RequestSpool,
     schedule: Schedule,
-    output: JobOutput,
-    tally: Tally,
+    results: Results,
     progress: Progress,
     *,
     window: int,
@@ -87,13 +85,7 @@ async def feed(
             offset, number = spool.position(row)
             line = batch.line(offset, number)
             answer = await engine.answer(line, spool.token_ids(row))
-            record = response_record(line.custom_id, answer.status_code, answer.body)
-            if answer.status_code == 200:
-                output.answers.write(record)
-                tally.add_answer(answer)
-            else:
-                output.errors.write(record)
-                tally.add_refused_answer(answer)
+            results.answer(line, answer)
             progress.add(answer.prompt_tokens + answer.output_tokens)
         finally:
             free.release()
@@ -106,10 +98,4 @@ async def feed(
     except BaseExceptionGroup as failures:  # the first failure cancelled the others
         raise failures.exceptions[0] from failures
     finally:
-        output.answers.sync()
-        output.errors.sync()
-
-
-def _refuse(rejection: Rejection, output: JobOutput, tally: Tally) -> None:
-    output.errors.write(rejection_record(rejection))
-    tally.add_rejection(rejection)
+        results.sync()

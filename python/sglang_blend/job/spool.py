@@ -19,7 +19,7 @@ from sglang_blend.job.input import BatchLine
 
 
 class RequestSpool:
-    """Collects prepared requests in file order; row `i` is the `i`-th accepted line. Use as a context manager."""
+    """Collects prepared requests in file order: row `i` is the `i`-th of them. A context manager."""
 
     def __init__(self) -> None:
         self._tokens: IO[bytes] = tempfile.TemporaryFile(prefix="sglang-blend-tokens-")  # noqa: SIM115

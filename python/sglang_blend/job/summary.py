@@ -105,13 +105,13 @@ class Summary:
             ),
             (
                 "sharing",
-                f"{self.sharing_achieved:.1%} of prompt tokens achieved, {self.sharing_possible:.1%} possible "
-                f"(order {self.order})",
+                f"{self.sharing_achieved:.1%} of prompt tokens achieved, "
+                f"{self.sharing_possible:.1%} possible (order {self.order})",
             ),
             (
                 "time",
-                f"{self.wall_s:.1f} s wall: engine start {self.start_engine_s:.1f}, prepare {self.prepare_s:.1f}, "
-                f"generate {self.generate_s:.1f}",
+                f"{self.wall_s:.1f} s wall: engine start {self.start_engine_s:.1f}, "
+                f"prepare {self.prepare_s:.1f}, generate {self.generate_s:.1f}",
             ),
             ("throughput", f"{self.tokens_per_s:,.0f} tok/s (prompt and output, while generating)"),
             ("output", self.output),

@@ -1,0 +1,37 @@
+"""Where every line of a job ends: as one record in one of the two files, counted once."""
+
+from __future__ import annotations
+
+from sglang_blend.job.engine import Answer
+from sglang_blend.job.input import BatchLine
+from sglang_blend.job.output import JobOutput
+from sglang_blend.job.records import Rejection, rejection_record, response_record
+from sglang_blend.job.summary import Tally
+
+
+class Results:
+    """The result files and the counts that go with them."""
+
+    def __init__(self, output: JobOutput, tally: Tally) -> None:
+        self._output = output
+        self._tally = tally
+
+    def refuse(self, rejection: Rejection) -> None:
+        """A line that never reached the engine."""
+        self._output.errors.write(rejection_record(rejection))
+        self._tally.add_rejection(rejection)
+
+    def answer(self, line: BatchLine, answer: Answer) -> None:
+        """What the engine said: into the output if it is an answer, into the error file if a refusal."""
+        record = response_record(line.custom_id, answer.status_code, answer.body)
+        if answer.status_code == 200:
+            self._output.answers.write(record)
+            self._tally.add_answer(answer)
+        else:
+            self._output.errors.write(record)
+            self._tally.add_refused_answer(answer)
+
+    def sync(self) -> None:
+        """Put both files on disk."""
+        self._output.answers.sync()
+        self._output.errors.sync()
