@@ -36,4 +36,8 @@ uv=$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 .venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
 .venv/bin/sglang-blend fork install >&2
+# SGLang imports thousands of modules in each of its processes. Their bytecode is written here, once, because
+# containers often forbid it at run time (PYTHONDONTWRITEBYTECODE) and then pay for it at every start.
+env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c \
+    'import sglang_blend.srt.engine, sglang.srt.managers.scheduler, sglang.srt.models.registry' 2>/dev/null
 echo "$wanted" >"$stamp"
