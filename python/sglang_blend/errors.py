@@ -24,3 +24,7 @@ class ForkError(BlendError):
 
 class EngineError(BlendError):
     """The engine could not start, or died."""
+
+
+class PlanError(BlendError):
+    """The requests cannot be planned as they are (a negative length, an empty prompt, an unknown order)."""

@@ -1,0 +1,85 @@
+"""How much of the possible prefix sharing an order keeps.
+
+The measure is a cache with no memory beyond the current path: a segment of the prefix tree is computed each
+time the order enters the subtree of its node, and forgotten when the order leaves it. So request `k`
+computes its prompt but for the tokens it shares with the request before it. A dual-scan order has two
+current paths, the one of the last left and the one of the last right request, and a request uses the better
+of the two. A real cache, which holds what fits into the KV pool, keeps at least this much as long as it can
+hold the current paths; the simulator and the engine say how much more.
+
+    kept = 1 - (computed tokens - unique tokens) / (shared tokens)      1.0 where nothing can be shared
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_blend.core.cost import IntArray
+from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.request import Side
+
+
+def sharing_kept(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> float:
+    """Part (0 to 1) of the possible sharing that an order keeps; see the module for the definition.
+
+    Args:
+        tree: of the requests.
+        sequence: (n,) int64, rows in the order they run.
+        side: (n,) int8, `Side` of each row; None or all NONE means one current path.
+
+    Returns:
+        1.0 when every shared token is computed once, 0.0 when none is reused.
+    """
+    possible = tree.num_shared_tokens
+    return float(reused_len(tree, sequence, side).sum()) / possible if possible else 1.0
+
+
+def reused_len(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> IntArray:
+    """(n,) int64, tokens of each position of the order that the current paths hold already."""
+    if tree.n == 0:
+        return np.zeros(0, np.int64)
+    leaf = tree.leaf_of_row[sequence]
+    if side is None or not (side != Side.NONE).any():
+        return _shared_with(tree, leaf, np.arange(tree.n) - 1)
+    of_position = side[sequence]
+    last_left = _last_before(of_position == Side.LEFT)
+    last_other = _last_before(of_position != Side.LEFT)
+    return np.maximum(_shared_with(tree, leaf, last_left), _shared_with(tree, leaf, last_other))
+
+
+def _last_before(wanted: NDArray[np.bool_]) -> IntArray:
+    """(n,) int64, the last wanted position before each one; -1 where there is none yet."""
+    upto = np.maximum.accumulate(np.where(wanted, np.arange(len(wanted)), -1))
+    return np.append(-1, upto[:-1])
+
+
+def _shared_with(tree: PrefixTree, leaf: IntArray, before: IntArray) -> IntArray:
+    """(n,) int64, tokens each position shares with position `before` of the order; 0 where that is -1."""
+    shared = np.zeros(len(leaf), np.int64)
+    there = np.flatnonzero(before >= 0)
+    shared[there] = lowest_between(tree.lcp, leaf[there], leaf[before[there]])
+    return shared
+
+
+def lowest_between(lcp: IntArray, a: IntArray, b: IntArray) -> IntArray:
+    """Tokens that leaves `a[i]` and `b[i]` share: the lowest lcp in (min, max], by doubling windows.
+
+    Args:
+        lcp: (n,) int64, of neighbouring leaves.
+        a, b: (q,) int64, leaves; `a[i] != b[i]`.
+
+    Returns:
+        (q,) int64, tokens.
+    """
+    low, high = np.minimum(a, b) + 1, np.maximum(a, b) + 1
+    span_log2 = np.frexp((high - low).astype(np.float64))[1] - 1
+    lowest = np.empty(len(low), np.int64)
+    by_span = np.argsort(span_log2, kind="stable")
+    limits = np.searchsorted(span_log2[by_span], np.arange(65))
+    window = lcp  # window[i] is the lowest of lcp[i : i + 2**level]
+    for level in range(int(span_log2.max(initial=-1)) + 1):
+        asked = by_span[limits[level] : limits[level + 1]]
+        lowest[asked] = np.minimum(window[low[asked]], window[high[asked] - (1 << level)])
+        window = np.minimum(window[: -(1 << level)], window[1 << level :])
+    return lowest
