@@ -82,6 +82,12 @@ class PrefixTree:
         return np.maximum(ends_before - 1, np.arange(self.num_nodes))
 
     @cached_property
+    def node_num_children(self) -> IntArray:
+        """(m,) int64, nodes and leaves that hang directly on each node."""
+        leaves = np.bincount(self.leaf_parent, minlength=self.num_nodes)
+        return leaves + np.bincount(self.node_parent[1:], minlength=self.num_nodes)
+
+    @cached_property
     def leaf_depth(self) -> IntArray:
         """(n,) int64, tokens of each prompt that hang on internal nodes; the rest is the leaf's own."""
         return self.node_depth[self.leaf_parent]
@@ -144,15 +150,23 @@ class PrefixTree:
                 return nearest
             nearest = jumped
 
-    def sum_to_root(self, of_node: IntArray) -> IntArray:
-        """(m,) int64, sum of `of_node` over each node and its ancestors, the root's own value left out."""
-        total = np.array(of_node, np.int64)
-        total[:1] = 0
+    def sum_to_root(self, of_node: NDArray[np.float64] | IntArray) -> FloatArray:
+        """(m,) float64, sum of `of_node` over each node and its ancestors, the root's own value left out."""
+        return self._to_root(of_node, np.add)
+
+    def max_to_root(self, of_node: NDArray[np.float64] | IntArray) -> FloatArray:
+        """(m,) float64, largest `of_node` on the way to the root; values are 0 or more, the root counts 0."""
+        return self._to_root(of_node, np.maximum)
+
+    def _to_root(self, of_node: NDArray[np.float64] | IntArray, combine: np.ufunc) -> FloatArray:
+        # After k rounds each entry covers 2**k nodes of its path; the root's 0 is neutral.
+        combined = np.array(of_node, np.float64)
+        combined[:1] = 0
         jump = self.node_parent
         while jump.any():
-            total = total + total[jump]
+            combined = combine(combined, combined[jump])
             jump = jump[jump]
-        return total
+        return combined
 
     def check_integrity(self) -> None:
         """Leaves and nodes fit together; a few vectorised passes.

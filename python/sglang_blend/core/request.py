@@ -181,7 +181,7 @@ class Schedule:
             placed; 1.0 where the order has no sides.
         unit: (n,) int64, number of the unit (subtree kept together) that the request belongs to.
         sharing_kept: part (0 to 1) of the possible prefix sharing that this order keeps.
-        root_density: compute density of the whole job; None when no cost model was given.
+        root_density: compute density of the whole job; None without a cost model or without any output.
         seed: of every random choice.
         config: the resolved planning config as JSON values.
         reason: why this order was taken, a sentence for the report; empty when the user named it.

@@ -1,0 +1,47 @@
+"""What an order returns: where every request goes, in leaf order of the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.request import Side
+from sglang_blend.core.workload import Workload
+
+
+class Placement(NamedTuple):
+    """The planned order of the leaves.
+
+    Attributes:
+        leaves: (n,) int64, leaves in the order they run.
+        unit: (n,) int64, unit of each leaf, in leaf order.
+        side: (n,) int8, `Side` of each leaf, in leaf order.
+        mem_share: (n,) float64, share of the KV memory of the leaf's side when it was placed, in leaf order.
+        reason: a sentence when the order decided something the user should know.
+    """
+
+    leaves: IntArray
+    unit: IntArray
+    side: NDArray[np.int8]
+    mem_share: FloatArray
+    reason: str = ""
+
+
+Order = Callable[[Workload, PlanConfig, np.random.Generator], Placement]
+
+
+def one_sided(leaves: IntArray, unit: IntArray | None = None, reason: str = "") -> Placement:
+    """A placement without sides; without units every request is its own."""
+    n = len(leaves)
+    return Placement(
+        leaves,
+        np.arange(n) if unit is None else unit,
+        np.full(n, Side.NONE, np.int8),
+        np.ones(n),
+        reason,
+    )

@@ -1,0 +1,32 @@
+"""Makes an order that trades sharing for balance keep its word: it loses at most `sharing_loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders.placement import Placement
+from sglang_blend.core.sharing import sharing_kept
+from sglang_blend.core.workload import Workload
+
+_HALVINGS = 5
+
+
+def within_loss(workload: Workload, config: PlanConfig, place: Callable[[float], Placement]) -> Placement:
+    """Place with the whole budget, and with half of it while the order keeps too little.
+
+    Args:
+        place: makes a placement that is expected to compute at most this many shared tokens again; with 0 it
+            must keep all sharing.
+
+    Returns:
+        The first placement that keeps `1 - sharing_loss` of the possible sharing, measured.
+    """
+    tree = workload.tree
+    budget = config.sharing_loss * tree.num_shared_tokens
+    for halving in range(_HALVINGS + 1):
+        placement = place(budget / 2**halving)
+        side = placement.side[tree.leaf_of_row]
+        if sharing_kept(tree, tree.sequence[placement.leaves], side) >= 1.0 - config.sharing_loss:
+            return placement
+    return place(0.0)

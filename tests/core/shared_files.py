@@ -1,0 +1,59 @@
+"""The shared workload files as request tables, with a cheap tokenizer that needs no model.
+
+They lie beside the repository; `SGLANG_BLEND_SHARED` names another place. Tests skip when they are not there.
+"""
+
+import gzip
+import os
+import re
+import zlib
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sglang_blend.core.request import RequestTable
+
+_ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("SGLANG_BLEND_SHARED", _ROOT.parent / "shared"))
+TEXT_FILES = (
+    "bbh_cot.jsonl.gz",
+    "bbh_direct.jsonl.gz",
+    "gsm8k_cot.jsonl",
+    "humaneval.jsonl",
+    "ifeval.jsonl",
+    "squality_match.jsonl.gz",
+    "squality_summ.jsonl.gz",
+    "qmsum_meetings.jsonl.gz",
+    "mixed_small.jsonl",
+    "mixed_large.jsonl.gz",
+    "mixed_tiny.jsonl",
+)
+_PIECE = re.compile(r"\w{1,6}|\s|[^\w\s]")
+
+
+def piece_ids(text: str) -> list[int]:
+    """Token ids of pieces of up to six letters: deterministic, about as many tokens as a real tokenizer."""
+    return [zlib.crc32(piece.encode()) % 50_000 for piece in _PIECE.findall(text)]
+
+
+def read_text_file(name: str) -> RequestTable:
+    """One of the files of text/, chat lines in a ChatML template."""
+    path = SHARED / "workloads" / "text" / name
+    if not path.exists():
+        pytest.skip(f"workload file {name} is not there; set SGLANG_BLEND_SHARED to the shared folder")
+    raw = path.read_bytes()
+    lines = (gzip.decompress(raw) if name.endswith(".gz") else raw).splitlines()
+    bodies = [orjson.loads(line)["body"] for line in lines]
+    return RequestTable.from_lists(
+        [piece_ids(_prompt(body)) for body in bodies],
+        max_new_tokens=[body.get("max_tokens") or body["max_completion_tokens"] for body in bodies],
+        rid=[orjson.loads(line)["custom_id"] for line in lines],
+    )
+
+
+def _prompt(body: dict) -> str:
+    if "prompt" in body:
+        return str(body["prompt"])
+    turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in body["messages"]]
+    return "".join(turns) + "<|im_start|>assistant\n"
