@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from sglang_blend.core.cost import FloatArray, IntArray
 from sglang_blend.core.density import Load, log_density
-from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.prefix_tree import PrefixTree, prefix_sum
 from sglang_blend.core.sharing import lowest_between
 from sglang_blend.core.workload import Workload
 
@@ -171,16 +171,41 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
 def cut_by_work(workload: Workload, unit_work_ratio: float, budget: float) -> Units:
     """Units for the stationary order: maximal subtrees with at most this share of the job's work.
 
-    A subtree with more work stays whole when the budget does not allow to break it.
+    A larger subtree that the budget does not allow to break is cut into as many pieces, at the boundaries
+    of its top node's children, as what is left of the budget pays for. With `k` pieces of work `W / k`
+    each, and a cost of `c` a cut, the sum of squared pieces is least where `k` is proportional to `W /
+    sqrt(c)`.
 
     Args:
         unit_work_ratio: 0 to 1, of the compute plus memory time of the job.
         budget: tokens that may be expected to be computed again.
     """
+    tree = workload.tree
     load = workload.node_load
     work = load.compute_s + load.memory_s
-    gain = np.where(work > unit_work_ratio * work[:1], work, 0.0)
-    return units_of(workload, _unit_key(workload.tree, choose_breaks(workload.tree, gain, budget)))
+    large = work > unit_work_ratio * work[:1]
+    broken = choose_breaks(tree, np.where(large, work, 0.0), budget * _SHARE_FOR_NODES)
+    key = _unit_key(tree, broken)
+    cost = expected_depth(tree)
+    pieces = np.zeros(tree.num_nodes)
+    tops = np.unique(key[key < tree.num_nodes])
+    tops = tops[large[tops] & (cost[tops] > 0)]
+    if len(tops):
+        weight = work[tops] / np.sqrt(cost[tops])
+        num_cuts = weight * budget * (1.0 - _SHARE_FOR_NODES) / (weight @ cost[tops])
+        pieces[tops] = np.floor(num_cuts) + 1
+    leaf = np.flatnonzero(np.append(pieces, np.zeros(tree.n))[key] > 1)
+    top = key[leaf]
+    # Every leaf goes with the first leaf of its top node's child, cut by the work before that one.
+    child_first = np.maximum.accumulate(np.where(tree.gap_node[leaf] == top, leaf, tree.node_start[top]))
+    work_upto = prefix_sum(workload.leaf_work_s)
+    before = work_upto[child_first] - work_upto[tree.node_start[top]]
+    piece = np.floor(before * pieces[top] / work[top]).astype(np.int64)
+    first_of_piece = np.empty(len(leaf), np.bool_)
+    first_of_piece[:1] = True
+    first_of_piece[1:] = (piece[1:] != piece[:-1]) | (top[1:] != top[:-1])
+    key[leaf] = tree.num_nodes + tree.n + np.cumsum(first_of_piece)
+    return units_of(workload, key)
 
 
 def _unit_key(tree: PrefixTree, broken: NDArray[np.bool_]) -> IntArray:
