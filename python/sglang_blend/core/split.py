@@ -6,18 +6,17 @@ under a threshold; its text detaches single outliers until 99% of the sharing is
 literal. Decided here:
 
 - A budget of tokens is spent, at most `sharing_loss` of the tokens that sharing can save.
-- Breaking a node lets its children run apart. It is expected to cost `(children - 1)` times the depth of the
-  node, where a segment counts only as far as requests outside its subtree can come between (`1 - leaves /
-  n`): a chat template under which the whole job hangs costs nothing to break.
+- Breaking a node lets its children run apart. It is expected to cost `(children - 1)` times the depth of
+  the node, where a segment counts only as far as requests outside its subtree can come between (`1 - leaves
+  / n`): a chat template under which the whole job hangs costs nothing to break.
 - Nodes are broken in order of cost over gain, parents first, until the budget is spent. The order asks for
-the
-  gain: the dual scan gains the work that is on the wrong side of the job's density inside the node.
-- Then single leaves whose density is on the other side than their unit's are detached with what is left,
-again
-  by cost over gain.
+  the gain: the dual scan gains the work that is on the wrong side of the job's density inside the node.
+- Then leaves whose density is far from their unit's are detached with what is left, again by cost over
+  gain: not one by one, but all leaves of a node that have about the same density as one new unit, which
+  pays the node's prefix once.
+- The stationary order cuts a subtree that is too large and too dear to break into a few pieces instead.
 - Costs are expectations, so the order measures what it really keeps and asks again with half the budget if
-that
-  is too little. With no budget only what is free is broken.
+  that is too little. With no budget only what is free is broken.
 
 Source: BlendServe, arXiv:2411.16102, sections 5.1, 5.2 and A.2.
 """

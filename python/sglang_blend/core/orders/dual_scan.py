@@ -13,15 +13,16 @@ Decided here, where the paper is silent (the division of memory is decided in `d
 - Units to the right of the job's density are shuffled within density classes (`right_class_ratio`): sorted
   strictly, neighbours have equal lengths, come and go together, and memory use turns into a saw-tooth.
 - The right scanner walks its units backwards, which keeps their sharing just as well.
-- rho(L) and rho(R) are those of the unit a pointer is in, as in the paper. So that this describes any stretch
-  of it, the requests of a node are shuffled too, unless `right_class_ratio` asks for the strict order.
+- rho(L) and rho(R) are those of the unit a pointer is in, as in the paper. So that this describes any
+  stretch of it, the requests of a node are shuffled too, unless `right_class_ratio` asks for the strict
+  order.
 - Tail: the right request that starts last runs on alone. So the admissions of the right side are moved
-  forward (`early_tail`): a unit whose longest output takes `d` of the `T` steps of the modelled run starts at
-  `1 - d / T` of its time.
+  forward (`early_tail`): a unit whose longest output takes `d` of the `T` steps of the modelled run starts
+  at `1 - d / T` of its time.
 - An output length of 0 is scanned as 1, so that no density is infinite and both sides keep a finite pace.
 - Each side's current path is kept: sharing is measured with two paths (see `sharing.py`).
-- Without any compute or without any memory time there is no density to balance: everything stays on the left,
-  in density order.
+- Without any compute or without any memory time there is no density to balance: everything stays on the
+  left, in density order.
 
 Source: BlendServe, arXiv:2411.16102, sections 5.2, 5.3 and A.2, Algorithms 1 to 3.
 """
