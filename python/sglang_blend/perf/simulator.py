@@ -1,6 +1,6 @@
 """An iteration-level model of the serving engine: what a schedule would take, without a GPU.
 
-`Workload.from_table(table, output_len)` prepares a job once; `simulate(workload, sequence, cost, config)` runs one order
+`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate(job, sequence, cost, config)` runs one order
 in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can happen but decode
 are taken many at once, exactly as if one by one. Results are simulated, never measured.
 """
@@ -29,7 +29,7 @@ from sglang_blend.perf.step_time import KvRead, StepTimer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class SimulatedJob:
     """A job to simulate.
 
     Attributes:
@@ -47,15 +47,15 @@ class Workload:
     @classmethod
     def from_table(
         cls, table: RequestTable, output_len: IntArray, est_output_len: FloatArray | None = None, *, page_size: int = 1
-    ) -> Workload:
+    ) -> SimulatedJob:
         """Builds the tree of a table; without estimates the true lengths are known."""
         est = np.asarray(output_len if est_output_len is None else est_output_len, dtype=np.float64)
         tree = segments_of(build_prefix_tree(table, page_size=page_size))
         return cls(tree=tree, output_len=output_len, est_output_len=est, max_new_tokens=table.max_new_tokens)
 
-    def with_estimates(self, est_output_len: FloatArray) -> Workload:
+    def with_estimates(self, est_output_len: FloatArray) -> SimulatedJob:
         """The same job with other beliefs about output lengths."""
-        return Workload(
+        return SimulatedJob(
             tree=self.tree,
             output_len=self.output_len,
             est_output_len=np.asarray(est_output_len, dtype=np.float64),
@@ -121,7 +121,7 @@ class Simulation:
 
 
 def simulate(
-    workload: Workload,
+    job: SimulatedJob,
     sequence: IntArray,
     cost: RooflineCost,
     config: EngineConfig,
@@ -132,7 +132,7 @@ def simulate(
     """Runs one order through one engine.
 
     Args:
-        workload: the job.
+        job: the job.
         sequence: (n,) int64, requests in planned order, each once.
         cost: times and pool size.
         config: the engine.
@@ -142,9 +142,9 @@ def simulate(
     Raises:
         PlanError: a request cannot fit the pool even alone, or the sequence is no permutation.
     """
-    if len(sequence) != workload.n or not np.array_equal(np.sort(sequence), np.arange(workload.n)):
-        raise PlanError(f"the order names {len(sequence)} requests, the job has {workload.n}, each once; plan again")
-    engine = SimulatedEngine(workload, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
+    if len(sequence) != job.n or not np.array_equal(np.sort(sequence), np.arange(job.n)):
+        raise PlanError(f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again")
+    engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
     engine.run()
     return engine.result()
 
@@ -164,26 +164,26 @@ class SimulatedEngine:
     """The engine's state and its loop; use `simulate` unless you want to look inside."""
 
     def __init__(
-        self, workload: Workload, feed: Feed, cost: RooflineCost, config: EngineConfig, *, record_timeline: bool = False
+        self, job: SimulatedJob, feed: Feed, cost: RooflineCost, config: EngineConfig, *, record_timeline: bool = False
     ) -> None:
         self.config = config
-        self.pool = KvPool(workload.tree, cost.kv_pool_tokens, config.eviction)
+        self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
         self.forecast = Forecast()
         self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
-        self.pacer = Pacer(workload.tree, workload.est_output_len, cost, config, self.timer)
+        self.pacer = Pacer(job.tree, job.est_output_len, cost, config, self.timer)
         self.feed = feed
-        self._workload = workload
+        self._job = job
         self._cost = cost
-        self._prompt_len: list[int] = workload.tree.prompt_len.tolist()
-        self._private_prompt: list[int] = workload.tree.private_len.tolist()
-        self._output_len: list[int] = workload.output_len.tolist()
-        self._est: list[float] = workload.est_output_len.tolist()
-        self._cap: list[int] = np.maximum(workload.max_new_tokens, workload.output_len).tolist()
+        self._prompt_len: list[int] = job.tree.prompt_len.tolist()
+        self._private_prompt: list[int] = job.tree.private_len.tolist()
+        self._output_len: list[int] = job.output_len.tolist()
+        self._est: list[float] = job.est_output_len.tolist()
+        self._cap: list[int] = np.maximum(job.max_new_tokens, job.output_len).tolist()
         self._check_sizes()
-        self.generated = [0] * workload.n
-        self.finished = [0] * workload.n
+        self.generated = [0] * job.n
+        self.finished = [0] * job.n
         self._prefilling: deque[_Prefill] = deque()
         self._blocked = False
         self._retry_at = 0
@@ -200,7 +200,7 @@ class SimulatedEngine:
         self._rows: list[tuple[float, int, int, int, int]] | None = [] if record_timeline else None
 
     def _check_sizes(self) -> None:
-        need = self._workload.tree.prompt_len + np.maximum(self._workload.output_len, 1)
+        need = self._job.tree.prompt_len + np.maximum(self._job.output_len, 1)
         if need.size and need.max() >= self.pool.capacity:
             worst = int(need.argmax())
             raise PlanError(
@@ -211,7 +211,7 @@ class SimulatedEngine:
     def run(self) -> None:
         """Steps until every request has finished."""
         step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(self.config.mode, self._step_mixed)
-        while self._num_done < self._workload.n:
+        while self._num_done < self._job.n:
             step()
 
     # ---- one step of each kind of engine
@@ -436,9 +436,9 @@ class SimulatedEngine:
 
     def result(self) -> Simulation:
         """The record of a finished run."""
-        workload = self._workload
-        total = int(workload.tree.prompt_len.sum())
-        possible = total - workload.tree.unique_tokens
+        job = self._job
+        total = int(job.tree.prompt_len.sum())
+        possible = total - job.tree.unique_tokens
         timeline = None
         if self._rows is not None:
             columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
@@ -449,7 +449,7 @@ class SimulatedEngine:
             )  # fmt: skip
         return Simulation(
             makespan_s=self.now_s,
-            bounds=bounds_of(workload.tree, workload.output_len, self._cost, self.config.interference),
+            bounds=bounds_of(job.tree, job.output_len, self._cost, self.config.interference),
             computed_tokens=self._computed,
             recomputed_tokens=self._recomputed,
             output_tokens=sum(self.generated),
