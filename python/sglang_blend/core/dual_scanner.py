@@ -3,6 +3,7 @@
     scanner = DualScanner(items, mem_tokens=M, min_left_requests=2)
     side = scanner.next_side()          # Side.NONE: nothing fits now
     item = scanner.admit(side)
+    scanner.advance(1)                  # a decode step has passed
     scanner.release(item)               # it finished, early or not: its memory is free for the next
 
 The runtime scheduler drives it with requests or units and the memory it really has; the offline order
@@ -20,8 +21,11 @@ density
   of what has not been admitted yet, which lies between the ends of a sorted list; the paper keeps it
   constant.
 - Infinite rho(L) (no output): M_L is its limit, 0, raised by the floor below.
-- Floor: the left side may always hold `min_left_requests` whole requests (but no more than half the pool),
-  or it could never run.
+- Floor: a side that runs nothing may take one item, and room for one item or `min_left_requests` whole
+  requests (but no more than half the pool) is always kept for the left side, or it could never run.
+- Pace: a side that holds more than its part, by the floor, would run too fast, as its items leave on time. So
+  each side earns its part of the memory for every step that passes and pays token-steps for what it admits;
+  only a side that is not in debt may go over its part.
 - A side is exhausted when the two pointers meet: the last item belongs to either end and nothing is left to
   divide. What is still running keeps its account until it is released.
 - The left part is reserved against the right side's peak, not against its current use: right requests grow,
@@ -118,12 +122,14 @@ class ScanItems(NamedTuple):
         compute_s, memory_s: (k,) float64, load of each item.
         peak_tokens: (k,) float64, KV tokens an item holds at most, prompt and expected output.
         request_tokens: (k,) float64, the largest request in the item, tokens.
+        token_steps: (k,) float64, KV tokens held times decode steps.
     """
 
     compute_s: FloatArray
     memory_s: FloatArray
     peak_tokens: FloatArray
     request_tokens: FloatArray
+    token_steps: FloatArray
 
 
 class DualScanner:
@@ -162,6 +168,8 @@ class DualScanner:
         self._mem = float(mem_tokens)
         self._root = root_density
         self._left, self._right = 0, len(density) - 1
+        self._token_steps: list[float] = items.token_steps.tolist()
+        self._credit = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
         self._account: dict[int, Side] = {}
         self._used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
         self._split: MemorySplit | None = None
@@ -212,9 +220,15 @@ class DualScanner:
         used_left, used_right = self._used[Side.LEFT], self._used[Side.RIGHT]
         free = self._mem - used_left - used_right if free_tokens is None else free_tokens
         need_left, need_right = self._peak[self._left], self._peak[self._right]
-        floor = max(mem_left, min(self._least[self._left], self._mem / 2))
-        left_fits = used_left + need_left <= floor and need_left <= free
-        right_fits = used_right + need_right <= self._mem - floor and need_right <= free
+        floor = max(mem_left, min(max(self._least[self._left], need_left), self._mem / 2))
+        left_fits = need_left <= free and (
+            used_left + need_left <= mem_left
+            or (self._credit[Side.LEFT] >= 0 and (used_left == 0 or used_left + need_left <= floor))
+        )
+        right_fits = need_right <= free and (
+            used_right + need_right <= self._mem - floor
+            or (self._credit[Side.RIGHT] >= 0 and used_right == 0 and mem_right > 0)
+        )
         if left_fits and right_fits:
             left_first = used_left * max(mem_right, 1.0) <= used_right * max(mem_left, 1.0)
             return Side.LEFT if left_first else Side.RIGHT
@@ -226,6 +240,14 @@ class DualScanner:
             return Side.NONE
         return Side.LEFT if mem_left >= mem_right else Side.RIGHT
 
+    def advance(self, num_steps: float) -> None:
+        """So many decode steps have passed; each side has earned its part of the memory for them."""
+        if self.num_waiting:
+            split = self.split()
+            for side, earned in ((Side.LEFT, split.mem_left), (Side.RIGHT, split.mem_right)):
+                # No more than a step of the whole pool is saved up.
+                self._credit[side] = min(self._credit[side] + earned * num_steps, self._mem)
+
     def admit(self, side: Side) -> int:
         """Take the next item of a side; returns its index."""
         assert self.num_waiting > 0, "the scanners have met"
@@ -236,6 +258,7 @@ class DualScanner:
             self._right -= 1
         self._account[item] = side
         self._used[side] += self._peak[item]
+        self._credit[side] -= self._token_steps[item]
         self._split = None
         return item
 

@@ -30,13 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.core.cost import FloatArray, IntArray
-from sglang_blend.core.density import Load
+from sglang_blend.core.density import Load, log_density
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.sharing import lowest_between
 from sglang_blend.core.workload import Workload
 
-# Part of the budget that breaking whole nodes may spend; the rest detaches single leaves.
+# Part of the budget that breaking whole nodes may spend; the rest detaches groups of leaves.
 _SHARE_FOR_NODES = 0.5
+_FARTHEST_CLASS = 31
 
 
 class Units(NamedTuple):
@@ -56,10 +57,14 @@ class Units(NamedTuple):
         return len(self.load.memory_s)
 
 
-def layer_wise_order(workload: Workload) -> IntArray:
+def layer_wise_order(workload: Workload, shuffle_key: FloatArray | None = None) -> IntArray:
     """Leaves with every child list sorted by falling density: compute-intensive first, memory-intensive last.
 
     Nodes count with the sharing inside them, leaves with their part of what they share; ties keep tree order.
+
+    Args:
+        shuffle_key: (n,) float64; given, the leaves of a node stand together in order of this key instead, at
+            the density of the node, so that any stretch of them is a sample of the node.
 
     Returns:
         (n,) int64, leaves.
@@ -69,11 +74,16 @@ def layer_wise_order(workload: Workload) -> IntArray:
     """
     tree = workload.tree
     child = np.arange(1, tree.num_nodes)
-    density = np.concatenate([workload.node_load.density[1:], workload.leaf_density])
+    node_density = workload.node_load.density
+    if shuffle_key is None:
+        leaf_density, leaf_tie = workload.leaf_density, np.arange(tree.n, dtype=np.float64)
+    else:
+        leaf_density, leaf_tie = node_density[tree.leaf_parent], shuffle_key
+    density = np.concatenate([node_density[1:], leaf_density])
+    tie = np.concatenate([tree.node_start[1:], leaf_tie])
     parent = np.concatenate([tree.node_parent[1:], tree.leaf_parent])
-    start = np.concatenate([tree.node_start[1:], np.arange(tree.n)])
     size = np.concatenate([tree.node_num_leaves[1:], np.ones(tree.n, np.int64)])
-    by_density = np.lexsort((start, -density, parent))
+    by_density = np.lexsort((tie, -density, parent))
     before = np.cumsum(size[by_density]) - size[by_density]
     sorted_parent = parent[by_density]
     first = np.flatnonzero(np.diff(sorted_parent, prepend=-1))
@@ -118,10 +128,11 @@ def choose_breaks(tree: PrefixTree, gain: FloatArray, budget: float) -> NDArray[
     return broken
 
 
-def cut_by_side(workload: Workload, budget: float) -> Units:
-    """Units for the dual scan: nodes broken, then outliers detached, where both sides are mixed.
+def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Units:
+    """Units for the dual scan: nodes broken, then groups of leaves detached, where densities are mixed.
 
     Args:
+        class_ratio: densities within this factor need not be told apart; above 1.
         budget: tokens that may be expected to be computed again.
     """
     tree = workload.tree
@@ -130,19 +141,31 @@ def cut_by_side(workload: Workload, budget: float) -> Units:
     work_dense = tree.subtree_sum(np.where(dense, work, 0.0))
     misplaced = np.minimum(work_dense, tree.subtree_sum(np.where(dense, 0.0, work)))
     # Differences of prefix sums leave a remainder where one side is empty.
-    misplaced[misplaced < 1e-9 * (tree.subtree_sum(work) + work.sum())] = 0.0
+    misplaced[misplaced < 1e-9 * work.sum()] = 0.0
     broken = choose_breaks(tree, misplaced, budget * _SHARE_FOR_NODES)
-    top = _unit_key(tree, broken)
-    together = top < tree.num_nodes
-    unit_dense = np.zeros(tree.num_nodes + tree.n, np.bool_)
-    unit_dense[: tree.num_nodes] = workload.node_load.density > workload.root_density
-    outlier = np.flatnonzero(together & (unit_dense[top] != dense) & (work > 0))
-    cost = expected_depth(tree)[tree.leaf_parent[outlier]]
-    outlier = outlier[np.argsort(cost / work[outlier], kind="stable")]
-    spent = np.cumsum(expected_depth(tree)[tree.leaf_parent[outlier]])
-    detached = outlier[spent <= budget * (1.0 - _SHARE_FOR_NODES)]
-    top[detached] = tree.num_nodes + detached
-    return units_of(workload, top)
+    key = _unit_key(tree, broken)
+    leaf = np.flatnonzero(key < tree.num_nodes)
+    distance = np.rint(
+        (log_density(workload.leaf_density[leaf]) - log_density(workload.node_load.density[key[leaf]]))
+        / np.log(class_ratio)
+    )
+    # Infinite densities (no output at all) are one class, far away.
+    distance = np.clip(np.nan_to_num(distance), -_FARTHEST_CLASS, _FARTHEST_CLASS).astype(np.int64)
+    parent = tree.leaf_parent[leaf]
+    group_key = parent * (2 * _FARTHEST_CLASS + 1) + distance + _FARTHEST_CLASS
+    group_key[distance == 0] = -1
+    distinct, group = np.unique(group_key, return_inverse=True)
+    gain = np.bincount(group, work[leaf] * np.abs(distance), len(distinct))
+    cost = expected_depth(tree)[distinct // (2 * _FARTHEST_CLASS + 1)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        price = np.where((distinct >= 0) & (gain > 0), cost / gain, np.inf)
+    by_price = np.argsort(price, kind="stable")
+    by_price = by_price[np.isfinite(price[by_price])]
+    detached = np.zeros(len(distinct), np.bool_)
+    detached[by_price[np.cumsum(cost[by_price]) <= budget * (1.0 - _SHARE_FOR_NODES)]] = True
+    moved = detached[group]
+    key[leaf[moved]] = tree.num_nodes + tree.n + group[moved]
+    return units_of(workload, key)
 
 
 def cut_by_work(workload: Workload, unit_work_ratio: float, budget: float) -> Units:

@@ -14,6 +14,9 @@ stay
 - Units to the right of the job's density are shuffled within density classes (`right_class_ratio`): sorted
   strictly, neighbours have equal lengths, come and go together, and memory use turns into a saw-tooth.
 - The right scanner walks its units backwards, which keeps their sharing just as well.
+- rho(L) and rho(R) are those of the unit a pointer is in, as in the paper. So that this describes any stretch
+  of it, the requests of a node are shuffled too, unless `right_class_ratio` asks for the strict order.
+- An output length of 0 is scanned as 1, so that no density is infinite and both sides keep a finite pace.
 - Each side's current path is kept: sharing is measured with two paths (see `sharing.py`).
 - Without any compute or without any memory time there is no density to balance: everything stays on the left,
   in density order.
@@ -35,9 +38,11 @@ from sglang_blend.core.dual_scanner import DualScanner, ScanItems
 from sglang_blend.core.orders.placement import Placement
 from sglang_blend.core.orders.within_loss import within_loss
 from sglang_blend.core.request import Side
-from sglang_blend.core.split import Units, cut_by_side, layer_wise_order
+from sglang_blend.core.split import Units, cut_by_density, layer_wise_order
 from sglang_blend.core.workload import Workload
 
+# Densities of a unit within this factor are not told apart.
+_CLASS_RATIO = 2.0
 _UNMERGED_REQUESTS = 20_000
 _BLOCKS_PER_POOL = 64
 # Keeps the scan short when the pool is tiny against the job.
@@ -47,10 +52,11 @@ _MOST_BLOCKS = 200_000
 def dual_scan(workload: Workload, config: PlanConfig, rng: np.random.Generator) -> Placement:
     """Plan by the dual scan; keeps at least `1 - sharing_loss` of the possible sharing."""
     shuffle_key = rng.random(workload.tree.n)
-    layered = layer_wise_order(workload)
+    strict = config.right_class_ratio == 1.0
+    layered = layer_wise_order(workload, None if strict else shuffle_key)
 
     def place(budget: float) -> Placement:
-        units = cut_by_side(workload, budget)
+        units = cut_by_density(workload, _CLASS_RATIO, budget)
         in_order = _sort_units(workload, config, units, layered, shuffle_key)
         return _scan(workload, config, units, in_order)
 
@@ -86,11 +92,14 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     output = workload.leaf_output_len[in_order].astype(np.float64)
     peak = workload.tree.prompt_len[in_order] + output
     first = _block_starts(peak, workload.kv_pool_tokens)
+    memory = workload.memory_s_of_leaves(least_output_len=1)
+    unit_density = units.load.compute_s / np.bincount(units.of_leaf, memory, units.num_units)
     items = ScanItems(
-        compute_s=np.add.reduceat(_unit_compute_s(workload, units)[in_order], first),
-        memory_s=np.add.reduceat(workload.leaf_memory_s[in_order], first),
+        compute_s=np.add.reduceat((unit_density[units.of_leaf] * memory)[in_order], first),
+        memory_s=np.add.reduceat(memory[in_order], first),
         peak_tokens=np.add.reduceat(peak, first),
         request_tokens=np.maximum.reduceat(peak, first),
+        token_steps=np.add.reduceat((peak - output / 2) * np.maximum(output, 1.0), first),
     )
     life = np.add.reduceat(peak * np.maximum(output, 1.0), first) / items.peak_tokens
     scanner = DualScanner(
@@ -102,14 +111,6 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     side[leaves] = np.repeat(of_side, num_taken)
     mem_share[leaves] = np.repeat(share, num_taken)
     return Placement(leaves, units.of_leaf, side, mem_share)
-
-
-def _unit_compute_s(workload: Workload, units: Units) -> FloatArray:
-    """(n,) float64, compute time of each leaf scaled so that every unit has the density it was sorted by."""
-    share = np.bincount(units.of_leaf, workload.leaf_compute_s, units.num_units)
-    scale = np.divide(units.load.compute_s, share, out=np.ones_like(share), where=share > 0)
-    scaled: FloatArray = workload.leaf_compute_s * scale[units.of_leaf]
-    return scaled
 
 
 def _block_starts(peak: FloatArray, kv_pool_tokens: int) -> IntArray:
@@ -142,7 +143,9 @@ def _admissions(
     while scanner.num_waiting:
         side = scanner.next_side()
         if side == Side.NONE:
+            before = now
             now, finished = heapq.heappop(running)
+            scanner.advance(now - before)
             scanner.release(finished)
             continue
         split = scanner.split()
