@@ -98,23 +98,30 @@ def layer_wise_order(workload: Workload, shuffle_key: FloatArray | None = None) 
     return leaves
 
 
-def expected_depth(tree: PrefixTree) -> FloatArray:
-    """(m,) float64, tokens expected to be computed again when a subtree below the node is run elsewhere."""
-    segment = tree.node_depth - tree.node_depth[tree.node_parent]
+def expected_depth(tree: PrefixTree, resident: NDArray[np.bool_]) -> FloatArray:
+    """(m,) float64, tokens expected to be computed again when a subtree below the node is run elsewhere.
+
+    Args:
+        resident: (m,) bool, nodes that the cache never loses.
+    """
+    segment = np.where(resident, 0, tree.node_depth - tree.node_depth[tree.node_parent])
     return tree.sum_to_root(segment * (1.0 - tree.node_num_leaves / max(tree.n, 1)))
 
 
-def choose_breaks(tree: PrefixTree, gain: FloatArray, budget: float) -> NDArray[np.bool_]:
+def choose_breaks(
+    tree: PrefixTree, resident: NDArray[np.bool_], gain: FloatArray, budget: float
+) -> NDArray[np.bool_]:
     """Nodes whose children may run apart; the parents of a broken node are broken, the root always is.
 
     Args:
+        resident: (m,) bool, nodes that the cache never loses.
         gain: (m,) float64, 0 or more, in any unit; a node without gain is broken only on the way to another.
         budget: tokens that may be expected to be computed again.
 
     Returns:
         (m,) bool.
     """
-    cost = (tree.node_num_children - 1) * expected_depth(tree)
+    cost = (tree.node_num_children - 1) * expected_depth(tree, resident)
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(gain > 0, cost / gain, np.inf)
     price = tree.max_to_root(price)
@@ -142,7 +149,7 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
     misplaced = np.minimum(work_dense, tree.subtree_sum(np.where(dense, 0.0, work)))
     # Differences of prefix sums leave a remainder where one side is empty.
     misplaced[misplaced < 1e-9 * work.sum()] = 0.0
-    broken = choose_breaks(tree, misplaced, budget * _SHARE_FOR_NODES)
+    broken = choose_breaks(tree, workload.resident, misplaced, budget * _SHARE_FOR_NODES)
     key = _unit_key(tree, broken)
     leaf = np.flatnonzero(key < tree.num_nodes)
     distance = np.rint(
@@ -156,7 +163,7 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
     group_key[distance == 0] = -1
     distinct, group = np.unique(group_key, return_inverse=True)
     gain = np.bincount(group, work[leaf] * np.abs(distance), len(distinct))
-    cost = expected_depth(tree)[distinct // (2 * _FARTHEST_CLASS + 1)]
+    cost = expected_depth(tree, workload.resident)[distinct // (2 * _FARTHEST_CLASS + 1)]
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where((distinct >= 0) & (gain > 0), cost / gain, np.inf)
     by_price = np.argsort(price, kind="stable")
@@ -180,7 +187,7 @@ def cut_by_work(workload: Workload, unit_work_ratio: float, budget: float) -> Un
     load = workload.node_load
     work = load.compute_s + load.memory_s
     gain = np.where(work > unit_work_ratio * work[:1], work, 0.0)
-    return units_of(workload, _unit_key(workload.tree, choose_breaks(workload.tree, gain, budget)))
+    return units_of(workload, _unit_key(workload.tree, choose_breaks(workload.tree, workload.resident, gain, budget)))
 
 
 def _unit_key(tree: PrefixTree, broken: NDArray[np.bool_]) -> IntArray:
