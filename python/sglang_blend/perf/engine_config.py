@@ -7,13 +7,14 @@ from typing import Literal, get_args
 
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.kv_pool import EvictionPolicy
+from sglang_blend.perf.roofline import RooflineCost
 
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-# Prefill tokens of a step: SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
-_CHUNK_TOKENS: dict[Mode, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096, "overlap": 2048}
+# SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
+_CHUNK_TOKENS: dict[str, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class EngineConfig:
             overlap: the same step, GEMM and attention side by side (NanoFlow, the paper's engine);
             pdmux: decode and prefill on separate parts of the multiprocessors (`--enable-pdmux`).
         chunk_tokens: token budget of a step with prefill, decode included; None takes the mode's own.
-        paced: whether overlap and mixed steps take the token budget n* from the remaining work instead.
+        paced: whether overlap and mixed steps take the token budget n* from the remaining work instead, up to
+            `chunk_tokens`.
         theta: factor on n*; None takes 1.0, 0.9 where the remaining density is above 1.3 and 1.15 below 1.
         admission: when a request may start.
             peak: the running batch's expected peak fits the pool;
@@ -81,7 +83,14 @@ class EngineConfig:
         if self.theta is not None and not 0 < self.theta < 100:
             raise ConfigError(f"theta is {self.theta}, allowed is above 0 and below 100; leave it out for the default.")
 
-    @property
-    def budget_tokens(self) -> int:
-        """The largest number of tokens in a step with prefill."""
-        return self.chunk_tokens if self.chunk_tokens is not None else _CHUNK_TOKENS[self.mode]
+    def budget_tokens(self, cost: RooflineCost) -> int:
+        """The largest number of tokens in a step with prefill.
+
+        In overlap mode it is the balanced step: as many tokens as GEMMs take while the weights and a full pool are read.
+        """
+        if self.chunk_tokens is not None:
+            return self.chunk_tokens
+        if self.mode != "overlap":
+            return _CHUNK_TOKENS[self.mode]
+        sweep_s = cost.weight_s(1.0) + cost.kv_pool_tokens * sum(cost.kv_read_s)
+        return max(64, int(sweep_s / cost.token_s))

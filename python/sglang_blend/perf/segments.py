@@ -50,6 +50,15 @@ class SegmentTree:
             count[self.parent[node]] += count[node]
         return count
 
+    def without_unread(self) -> SegmentTree:
+        """The same tree less the segments that no request runs through."""
+        kept = self.num_requests > 0
+        kept[0] = True
+        number = np.cumsum(kept) - 1
+        return SegmentTree(
+            parent=number[self.parent[kept]], end_len=self.end_len[kept], leaf=number[self.leaf], prompt_len=self.prompt_len
+        )
+
     @property
     def unique_tokens(self) -> int:
         """Prompt tokens when every segment is computed once."""

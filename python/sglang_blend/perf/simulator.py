@@ -8,12 +8,12 @@ are taken many at once, exactly as if one by one. Results are simulated, never m
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sglang_blend.core.prefix_tree import build_prefix_tree
-from sglang_blend.core.request import RequestTable
+from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
+from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
 from sglang_blend.perf.arrays import FloatArray, IntArray
@@ -35,31 +35,43 @@ class SimulatedJob:
     Attributes:
         tree: shared prompt segments.
         output_len: (n,) int64, true output lengths, tokens.
-        est_output_len: (n,) float64, what admission and pacing believe.
+        est_output_len: (n,) float64, what pacing believes.
+        admission_output_len: (n,) float64, what admission by peak believes.
         max_new_tokens: (n,) int64, caps.
     """
 
     tree: SegmentTree
     output_len: IntArray
     est_output_len: FloatArray
+    admission_output_len: FloatArray
     max_new_tokens: IntArray
 
     @classmethod
     def from_table(
-        cls, table: RequestTable, output_len: IntArray, est_output_len: FloatArray | None = None, *, page_size: int = 1
+        cls,
+        table: RequestTable,
+        output_len: IntArray,
+        est_output_len: IntArray | FloatArray | None = None,
+        *,
+        page_size: int = 1,
+        tree: PrefixTree | None = None,
     ) -> SimulatedJob:
-        """Builds the tree of a table; without estimates the true lengths are known."""
+        """Builds the tree of a table, or takes the one that is there; without estimates the true lengths are known."""
         est = np.asarray(output_len if est_output_len is None else est_output_len, dtype=np.float64)
-        tree = segments_of(build_prefix_tree(table, page_size=page_size))
-        return cls(tree=tree, output_len=output_len, est_output_len=est, max_new_tokens=table.max_new_tokens)
+        return cls(
+            tree=segments_of(build_prefix_tree(table, page_size=page_size) if tree is None else tree),
+            output_len=output_len,
+            est_output_len=est,
+            admission_output_len=est,
+            max_new_tokens=table.max_new_tokens,
+        )
 
-    def with_estimates(self, est_output_len: FloatArray) -> SimulatedJob:
-        """The same job with other beliefs about output lengths."""
-        return SimulatedJob(
-            tree=self.tree,
-            output_len=self.output_len,
-            est_output_len=np.asarray(est_output_len, dtype=np.float64),
-            max_new_tokens=self.max_new_tokens,
+    def believing(self, schedule: Schedule) -> SimulatedJob:
+        """The same job with the output lengths that a schedule expects."""
+        return replace(
+            self,
+            est_output_len=schedule.est_output_len.astype(np.float64),
+            admission_output_len=schedule.admission_output_len.astype(np.float64),
         )
 
     @property
@@ -174,12 +186,13 @@ class SimulatedEngine:
         self.timer = StepTimer(cost, config)
         self.pacer = Pacer(job.tree, job.est_output_len, cost, config, self.timer)
         self.feed = feed
+        self._budget_tokens = config.budget_tokens(cost)
         self._job = job
         self._cost = cost
         self._prompt_len: list[int] = job.tree.prompt_len.tolist()
         self._private_prompt: list[int] = job.tree.private_len.tolist()
         self._output_len: list[int] = job.output_len.tolist()
-        self._est: list[float] = job.est_output_len.tolist()
+        self._admission_len: list[float] = job.admission_output_len.tolist()
         self._cap: list[int] = np.maximum(job.max_new_tokens, job.output_len).tolist()
         self._check_sizes()
         self.generated = [0] * job.n
@@ -217,7 +230,7 @@ class SimulatedEngine:
     # ---- one step of each kind of engine
 
     def _step_default(self) -> None:
-        tokens, attention_s, ready = self._collect_prefill(self.config.budget_tokens)
+        tokens, attention_s, ready = self._collect_prefill(self._budget_tokens)
         if not tokens:
             self._decode_run()
             return
@@ -245,7 +258,7 @@ class SimulatedEngine:
         size = self.running.size
         if not size:
             self._credit_s = 0.0
-            tokens, attention_s, ready = self._collect_prefill(self.config.budget_tokens)
+            tokens, attention_s, ready = self._collect_prefill(self._budget_tokens)
             self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
             self._join(ready)
             return
@@ -260,7 +273,7 @@ class SimulatedEngine:
         while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
             job = self._prefilling[0]
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
-            piece = min(job.left, max(1, int(self._credit_s / each_s)), self.config.budget_tokens)
+            piece = min(job.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
             attention_s = self.timer.attention_s(job.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
@@ -297,10 +310,10 @@ class SimulatedEngine:
     def _prefill_budget(self) -> int:
         size = self.running.size
         if not self.config.paced:
-            return self.config.budget_tokens - size
+            return self._budget_tokens - size
         self._refresh()
         wanted = max(self._budget - size, self.config.min_prefill_tokens)
-        return int(min(wanted, max(self.config.budget_tokens - size, self.config.min_prefill_tokens)))
+        return int(min(wanted, max(self._budget_tokens - size, self.config.min_prefill_tokens)))
 
     def _refresh(self) -> None:
         """Looks at the remaining work again, every few steps."""
@@ -348,7 +361,7 @@ class SimulatedEngine:
         private_len = self._private_prompt[request] + generated
         cached, relock = self.pool.match(request)
         need = kv_len - cached
-        est_steps = self._est[request] - generated - 1
+        est_steps = self._admission_len[request] - generated - 1
         if est_steps <= 0 and generated:
             est_steps = max(generated // 8, 8)
         cap_steps = max(self._cap[request] - generated - 1, 0)
