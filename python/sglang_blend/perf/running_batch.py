@@ -99,6 +99,10 @@ class RunningBatch:
         """Decode steps that a running request has done since it joined."""
         return self.step_no - self._joined[request][0]
 
+    def steps_since_joins(self) -> int:
+        """Decode steps of all running requests since they joined, together."""
+        return sum(self.step_no - since for since, _, _ in self._joined.values())
+
     def _is_stale(self, entry: tuple[int, int, int]) -> bool:
         joined = self._joined.get(entry[2])
         return joined is None or joined[2] != entry[1]

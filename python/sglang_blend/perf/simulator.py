@@ -238,8 +238,10 @@ class SimulatedEngine:
         self._join(ready)
 
     def _step_mixed(self) -> None:
-        self._make_decode_room(1)
-        tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
+        self._make_decode_room()
+        tokens, attention_s, ready = 0, 0.0, []
+        if self._prefilling or self._may_admit():
+            tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
         if not tokens:
             self._decode_run()
             return
@@ -254,7 +256,7 @@ class SimulatedEngine:
         self._join(ready)
 
     def _step_pdmux(self) -> None:
-        self._make_decode_room(1)
+        self._make_decode_room()
         size = self.running.size
         if not size:
             self._credit_s = 0.0
@@ -286,7 +288,7 @@ class SimulatedEngine:
 
     def _decode_run(self) -> None:
         """Decodes as many steps as nothing else can happen in."""
-        self._make_decode_room(1)
+        self._make_decode_room()
         running = self.running
         size = running.size
         if not size:
@@ -348,14 +350,18 @@ class SimulatedEngine:
         self._prefilling.popleft()
         return [job.request]
 
+    def _may_admit(self) -> bool:
+        """Whether it is worth asking: a request waits, and something has changed since one was refused."""
+        refused = self._blocked and self.running.step_no < self._retry_at and self.forecast.size
+        return not refused and self.feed.peek() is not None
+
     def _admit_next(self) -> bool:
         """Admits the next waiting request, if there is one and it fits."""
-        step_no = self.running.step_no
-        if self._blocked and step_no < self._retry_at and self.forecast.size:
+        if not self._may_admit():
             return False
         request = self.feed.peek()
-        if request is None:
-            return False
+        assert request is not None, "a request waits"
+        step_no = self.running.step_no
         generated = self.generated[request]
         kv_len = self._prompt_len[request] + generated
         private_len = self._private_prompt[request] + generated
@@ -419,11 +425,11 @@ class SimulatedEngine:
     def _private_len(self, request: int, kv_len: int) -> int:
         return kv_len - self._prompt_len[request] + self._private_prompt[request]
 
-    def _make_decode_room(self, num_steps: int) -> None:
-        """Retracts until the running batch can decode `num_steps` steps."""
-        if self.pool.available >= self.running.size * num_steps:
+    def _make_decode_room(self) -> None:
+        """Retracts until the running batch can decode a step."""
+        if self.pool.available >= self.running.size:
             return
-        while self.pool.available < self.running.size * num_steps:
+        while self.pool.available < self.running.size:
             request = self.running.retraction_victim(self.generated)
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
@@ -432,7 +438,7 @@ class SimulatedEngine:
             self.pacer.on_retract(request)
             self.feed.give_back(request)
             self._retractions += 1
-        generated = sum(self.generated[r] for r in self.forecast.requests)
+        generated = sum(self.generated[r] for r in self.forecast.requests) + self.running.steps_since_joins()
         caps = sum(self._cap[r] for r in self.forecast.requests)
         self.admission.on_retract(generated, caps, self.running.size)
         self._blocked = True
