@@ -1,13 +1,17 @@
-"""Simulated orders on the paper's traces: dual-scan and stationary against contiguous DFS. Nothing here is measured.
+"""Simulated orders on the paper's traces: dual-scan and stationary against contiguous DFS. Simulated.
 
     python scripts/bench_simulator.py main  --out main.jsonl      # traces 1 to 4, three seeds
     python scripts/bench_simulator.py grid  --out grid.jsonl      # 65 points, one seed
-    python scripts/bench_simulator.py mooncake --trace mooncake_conversation_blocks.jsonl.gz --out mooncake.jsonl
+    python scripts/bench_simulator.py mooncake --trace mooncake_conversation_blocks.jsonl.gz --out
+    mooncake.jsonl
     python scripts/bench_simulator.py table --out main.jsonl      # what a file holds, as Markdown
 
-Every record is appended when it is done and skipped when it is there, so a run may be stopped and started again, or
-cut with --most. All orders run in the same engine: overlap, Llama-3.1-8B, one A100-80 (mooncake: H200), peak admission,
-output lengths known from a 1% sample; each with two token budgets (balanced step, paced n*), of which its better counts.
+Every record is appended when it is done and skipped when it is there, so a run may be stopped and started
+again, or
+cut with --most. All orders run in the same engine: overlap, Llama-3.1-8B, one A100-80 (mooncake: H200), peak
+admission,
+output lengths known from a 1% sample; each with two token budgets (balanced step, paced n*), of which its
+better counts.
 Sources are contiguous in DFS, since each has its own system prompt.
 """
 
@@ -36,7 +40,8 @@ from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulator import SimulatedJob, simulate
+from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.perf.simulator import simulate
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_grid, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
 
@@ -57,16 +62,27 @@ class Case:
 
 def main() -> int:
     """Runs or tabulates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("main", "grid", "mooncake", "table"))
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines; appended to")
-    parser.add_argument("--optimum-s", type=float, default=1200.0, help="size of a made job: seconds of its optimum (default 1200)")
+    parser.add_argument(
+        "--optimum-s",
+        type=float,
+        default=1200.0,
+        help="size of a made job: seconds of its optimum (default 1200)",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to this many less one (default 1)")
     parser.add_argument("--most", type=int, default=10**9, help="stop after so many new cases")
     parser.add_argument("--mode", default="overlap", help="engine mode (default overlap)")
     parser.add_argument("--hardware", default=None, help="default A100, mooncake H200")
     parser.add_argument("--model-shape", default="llama-3.1-8b")
-    parser.add_argument("--long-output", default="openvid-short", help="openvid is the paper's 16384 tokens; use --optimum-s 15000")
+    parser.add_argument(
+        "--long-output",
+        default="openvid-short",
+        help="openvid is the paper's 16384 tokens; use --optimum-s 15000",
+    )
     parser.add_argument("--orders", default=",".join(ORDERS))
     parser.add_argument("--admission", default="peak")
     parser.add_argument("--trace", type=Path)
@@ -87,7 +103,11 @@ def main() -> int:
         record = run_case(case, cost, args)
         with args.out.open("ab") as file:
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        print(f"{case.name}: {one_line(record)} ({time.perf_counter() - started:.0f} s)", file=sys.stderr, flush=True)
+        print(
+            f"{case.name}: {one_line(record)} ({time.perf_counter() - started:.0f} s)",
+            file=sys.stderr,
+            flush=True,
+        )
     print(tabulate(read_records(args.out)))
     return 0
 
@@ -102,7 +122,9 @@ def cases(args: argparse.Namespace) -> Iterator[Case]:
         for number, spec in enumerate(specs, start=1):
             label = f"trace {number}" if args.what == "main" else "grid"
             spec = replace(spec, long_output=args.long_output)
-            yield Case(name=f"{label} ({spec.density:.2f}, {spec.sharing:.0%}) seed {seed}", seed=seed, spec=spec)
+            yield Case(
+                name=f"{label} ({spec.density:.2f}, {spec.sharing:.0%}) seed {seed}", seed=seed, spec=spec
+            )
 
 
 def build(case: Case, cost: RooflineCost, optimum_s: float) -> tuple[RequestTable, IntArray]:
@@ -141,18 +163,31 @@ def run_case(case: Case, cost: RooflineCost, args: argparse.Namespace) -> dict[s
             engine = EngineConfig(mode=args.mode, admission=args.admission, paced=budget == "paced")
             result = simulate(job.believing(schedule), schedule.sequence, cost, engine)
             found = {
-                "budget": budget, "makespan_s": result.makespan_s, "optimum_fraction": result.optimum_fraction,
-                "practical_fraction": result.practical_fraction, "sharing_kept": result.sharing_kept,
-                "retractions": result.retractions, "tail_s": result.tail_s, "mean_kv_occupancy": result.mean_kv_occupancy,
-            }  # fmt: skip
+                "budget": budget,
+                "makespan_s": result.makespan_s,
+                "optimum_fraction": result.optimum_fraction,
+                "practical_fraction": result.practical_fraction,
+                "sharing_kept": result.sharing_kept,
+                "retractions": result.retractions,
+                "tail_s": result.tail_s,
+                "mean_kv_occupancy": result.mean_kv_occupancy,
+            }
             if order not in orders or found["makespan_s"] < orders[order]["makespan_s"]:
                 orders[order] = found
     bounds = result.bounds
     return {
-        "case": case.name, "seed": case.seed, "num_requests": table.n, "density": bounds.density,
-        "optimum_s": bounds.optimum_s, "practical_s": bounds.practical_s, "mode": args.mode,
-        "model": cost.shape.name, "hardware": cost.hardware.name, "orders": orders, "simulated": True,
-    }  # fmt: skip
+        "case": case.name,
+        "seed": case.seed,
+        "num_requests": table.n,
+        "density": bounds.density,
+        "optimum_s": bounds.optimum_s,
+        "practical_s": bounds.practical_s,
+        "mode": args.mode,
+        "model": cost.shape.name,
+        "hardware": cost.hardware.name,
+        "orders": orders,
+        "simulated": True,
+    }
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -169,7 +204,11 @@ def one_line(record: dict[str, Any]) -> str:
 
 def tabulate(records: list[dict[str, Any]]) -> str:
     """Markdown: makespan, share of the optimum / practical optimum, and gain over dfs; means at the end."""
-    lines = ["| case | requests | ceiling | dfs | other orders: share of optimum / of practical optimum (gain over dfs) |", "|---|---:|---:|---:|---|"]
+    lines = [
+        "| case | requests | ceiling | dfs | other orders: share of optimum / of practical optimum "
+        "(gain over dfs) |",
+        "|---|---:|---:|---:|---|",
+    ]
     gains: dict[str, list[tuple[float, float, float]]] = {}
     for record in records:
         if "error" in record:
@@ -181,15 +220,20 @@ def tabulate(records: list[dict[str, Any]]) -> str:
             gain = base["makespan_s"] / found["makespan_s"] - 1.0
             gains.setdefault(name, []).append((gain, found["optimum_fraction"], found["practical_fraction"]))
             if name != "dfs":
-                cells.append(f"{name} {found['optimum_fraction']:.1%} / {found['practical_fraction']:.1%} ({gain:+.1%})")
+                cells.append(
+                    f"{name} {found['optimum_fraction']:.1%} / {found['practical_fraction']:.1%} "
+                    f"({gain:+.1%})"
+                )
         lines.append(
-            f"| {record['case']} | {record['num_requests']} | {record['optimum_s'] / record['practical_s']:.1%} | "
+            f"| {record['case']} | {record['num_requests']} | "
+            f"{record['optimum_s'] / record['practical_s']:.1%} | "
             f"{base['optimum_fraction']:.1%} / {base['practical_fraction']:.1%} | {'; '.join(cells)} |"
         )
     for name, rows in gains.items():
         gain, optimum, practical = np.array(rows).T
         lines.append(
-            f"\nmean of {len(rows)}, {name}: {optimum.mean():.1%} of optimum, {practical.mean():.1%} of practical optimum, "
+            f"\nmean of {len(rows)}, {name}: {optimum.mean():.1%} of optimum, {practical.mean():.1%} "
+            "of practical optimum, "
             f"gain {gain.mean():+.1%} (from {gain.min():+.1%} to {gain.max():+.1%})"
         )
     return "\n".join(lines)

@@ -4,24 +4,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from core.strategies import tables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.strategies import tables
 from sglang_blend.perf.engine_config import MODES, EngineConfig
+from sglang_blend.perf.feed import ListFeed
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.naive_simulator import NaiveEngine
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.feed import ListFeed
-from sglang_blend.perf.simulator import SimulatedEngine, SimulatedJob
+from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.perf.simulator import SimulatedEngine
 
 
 @st.composite
 def small_jobs(draw: st.DrawFn) -> tuple[SimulatedJob, np.ndarray, int]:
     """A job, an order and a pool that is tight for it."""
     table = draw(tables(min_requests=1, max_requests=12))
-    output_len = np.array(draw(st.lists(st.integers(0, 40), min_size=table.n, max_size=table.n)), dtype=np.int64)
+    output_len = np.array(
+        draw(st.lists(st.integers(0, 40), min_size=table.n, max_size=table.n)), dtype=np.int64
+    )
     est = np.array(draw(st.lists(st.integers(0, 40), min_size=table.n, max_size=table.n)), dtype=np.float64)
     table = replace(table, max_new_tokens=np.maximum(output_len, 1))
     job = replace(SimulatedJob.from_table(table, output_len), est_output_len=est, admission_output_len=est)
@@ -32,8 +35,11 @@ def small_jobs(draw: st.DrawFn) -> tuple[SimulatedJob, np.ndarray, int]:
 
 def engines(job, sequence, pool, config, shape="llama-3-8b"):
     """Both simulators, run to the end."""
-    cost = RooflineCost(shape=replace(model_shape(shape), window=24) if shape == "gemma-2-9b" else model_shape(shape),
-                        hardware=hardware("A100"), pool_tokens=pool)  # fmt: skip
+    cost = RooflineCost(
+        shape=replace(model_shape(shape), window=24) if shape == "gemma-2-9b" else model_shape(shape),
+        hardware=hardware("A100"),
+        pool_tokens=pool,
+    )
     fast = SimulatedEngine(job, ListFeed(sequence), cost, config)
     fast.run()
     naive = NaiveEngine(job, sequence, cost, config)
@@ -47,11 +53,13 @@ def engines(job, sequence, pool, config, shape="llama-3-8b"):
     case=small_jobs(),
     admission=st.sampled_from(["peak", "ratio", "reserve"]),
     eviction=st.sampled_from(["lru", "demand"]),
-    paced=st.booleans(),
+    least=st.sampled_from([None, 1, 32]),
     chunk=st.sampled_from([None, 7, 64]),
     shape=st.sampled_from(["llama-3-8b", "gemma-2-9b", "mixtral"]),
 )
-def test_fast_simulator_takes_the_steps_of_the_obvious_one(mode, case, admission, eviction, paced, chunk, shape):
+def test_fast_simulator_takes_the_steps_of_the_obvious_one(
+    mode, case, admission, eviction, paced, chunk, shape
+):
     """Steps, retractions, computed and recomputed tokens are equal, the time is equal up to rounding."""
     job, sequence, pool = case
     config = EngineConfig(mode=mode, admission=admission, eviction=eviction, paced=paced, chunk_tokens=chunk)

@@ -1,7 +1,7 @@
-"""`sglang-blend simulate`: every order in every modelled engine, for a trace, a made workload or a saved request table.
+"""`sglang-blend simulate`: every order in every modelled engine, for a trace, a made or a saved job.
 
-    sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
-    sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json
+sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
+sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json
 """
 
 from __future__ import annotations
@@ -27,46 +27,99 @@ from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.measured import read_mlp_profile
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulator import SimulatedJob, Simulation, simulate
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
+from sglang_blend.perf.simulator import simulate
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
 
-_COLUMNS = ("order", "mode", "makespan_s", "optimum_fraction", "practical_fraction", "sharing_kept", "retractions", "tail_s")
+_COLUMNS = (
+    "order",
+    "mode",
+    "makespan_s",
+    "optimum_fraction",
+    "practical_fraction",
+    "sharing_kept",
+    "retractions",
+    "tail_s",
+)
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the subcommand and its options."""
     parser = subparsers.add_parser(
         "simulate",
         help="simulate every order in every modelled engine, without a GPU",
-        description="Simulates orders in a model of the serving engine. Nothing is measured: results are simulated.",
+        description="Runs orders through a model of the serving engine. Results are simulated, not measured.",
         epilog="Example: sglang-blend simulate --paper-trace 1 --hardware A100 --num-requests 5000",
     )
     job = parser.add_argument_group("the job, one of these")
-    job.add_argument("--trace", type=Path, help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too")
-    job.add_argument("--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long")
-    job.add_argument("--paper-trace", type=int, choices=(1, 2, 3, 4), help="BlendServe's main trace, re-made for this model and hardware")
+    job.add_argument(
+        "--trace",
+        type=Path,
+        help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too",
+    )
+    job.add_argument(
+        "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
+    )
+    job.add_argument(
+        "--paper-trace",
+        type=int,
+        choices=(1, 2, 3, 4),
+        help="BlendServe's main trace, re-made for this model and hardware",
+    )
     job.add_argument("--density", type=float, help="make a workload of this compute density (with --sharing)")
     job.add_argument("--sharing", type=float, help="and this prefix sharing ratio, 0 to 1")
-    parser.add_argument("--num-requests", type=int, default=10_000, help="requests of a made workload (default 10000)")
-    parser.add_argument("--source", default=SynthesisSpec.source, help="made workload: where most requests come from (default burstgpt)")
-    parser.add_argument("--long-output", default=SynthesisSpec.long_output, help="made workload: the long outputs (default openvid-short)")
+    parser.add_argument(
+        "--num-requests", type=int, default=10_000, help="requests of a made workload (default 10000)"
+    )
+    parser.add_argument(
+        "--source",
+        default=SynthesisSpec.source,
+        help="made workload: where most requests come from (default burstgpt)",
+    )
+    parser.add_argument(
+        "--long-output",
+        default=SynthesisSpec.long_output,
+        help="made workload: the long outputs (default openvid-short)",
+    )
     parser.add_argument("--limit", type=int, help="take the first so many requests of a trace")
     parser.add_argument("--model-path", help="model folder with config.json")
-    parser.add_argument("--model-shape", default="llama-3.1-8b", help="a known shape instead (default llama-3.1-8b)")
-    parser.add_argument("--hardware", default="A100", help="name in the hardware table, or a .json record (default A100)")
+    parser.add_argument(
+        "--model-shape", default="llama-3.1-8b", help="a known shape instead (default llama-3.1-8b)"
+    )
+    parser.add_argument(
+        "--hardware", default="A100", help="name in the hardware table, or a .json record (default A100)"
+    )
     parser.add_argument("--tp-size", type=int, default=1, help="tensor parallel degree (default 1)")
-    parser.add_argument("--kv-cache-dtype", default="auto", help="auto, fp8, bf16, fp16 or fp32 (default auto)")
+    parser.add_argument(
+        "--kv-cache-dtype", default="auto", help="auto, fp8, bf16, fp16 or fp32 (default auto)"
+    )
     parser.add_argument("--max-total-tokens", type=int, help="KV pool in tokens (default: what fits)")
-    parser.add_argument("--mlp-profile", type=Path, help="measured kernel times by token count (CSV), used in place of the roofline")
+    parser.add_argument(
+        "--mlp-profile",
+        type=Path,
+        help="measured kernel times by token count (CSV), used in place of the roofline",
+    )
     parser.add_argument("--orders", default="", help="comma-separated (default: all but auto)")
     parser.add_argument("--modes", default="", help=f"comma-separated (default: {','.join(MODES)})")
-    parser.add_argument("--chunk-tokens", type=int, help="token budget of a step with prefill (default: by mode)")
-    parser.add_argument("--paced", action="store_true", help="overlap and mixed: take the token budget from the remaining work (n*)")
-    parser.add_argument("--admission", default="peak", help="peak, ratio (stock SGLang) or reserve (default peak)")
+    parser.add_argument(
+        "--chunk-tokens", type=int, help="token budget of a step with prefill (default: by mode)"
+    )
+    parser.add_argument(
+        "--paced",
+        action="store_true",
+        help="overlap and mixed: take the token budget from the remaining work (n*)",
+    )
+    parser.add_argument(
+        "--admission", default="peak", help="peak, ratio (stock SGLang) or reserve (default peak)"
+    )
     parser.add_argument("--eviction", default="lru", help="lru (stock SGLang) or demand (default lru)")
-    parser.add_argument("--lengths", choices=("sampled", "known"), default="sampled",
-                        help="what orders know of output lengths: a 1%% sample, or all (default sampled)")  # fmt: skip
+    parser.add_argument(
+        "--lengths",
+        choices=("sampled", "known"),
+        default="sampled",
+        help="what orders know of output lengths: a 1%% sample, or all (default sampled)",
+    )
     parser.add_argument("--page-size", type=int, default=1, help="tokens of a KV page (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
     parser.add_argument("--json", action="store_true", help="one JSON record a line, for each order and mode")
@@ -94,9 +147,15 @@ def run(args: argparse.Namespace) -> int:
         schedule = make_schedule(table, cost, replace(config, order=order), workload=workload)
         for mode in modes:
             engine = EngineConfig(
-                mode=mode, chunk_tokens=args.chunk_tokens, paced=args.paced, admission=args.admission, eviction=args.eviction
+                mode=mode,
+                chunk_tokens=args.chunk_tokens,
+                paced=args.paced,
+                admission=args.admission,
+                eviction=args.eviction,
             )
-            record = _record(order, mode, simulate(job.believing(schedule), schedule.sequence, cost, engine), args)
+            record = _record(
+                order, mode, simulate(job.believing(schedule), schedule.sequence, cost, engine), args
+            )
             print(orjson.dumps(record).decode() if args.json else _row(record))
             sys.stdout.flush()
     return 0
@@ -125,7 +184,9 @@ def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, In
     made = args.density is not None or args.sharing is not None
     given = [args.trace is not None, args.table is not None, args.paper_trace is not None, made]
     if sum(given) != 1 or (made and (args.density is None or args.sharing is None)):
-        raise ConfigError("name one job to simulate: --trace, --table, --paper-trace, or --density with --sharing.")
+        raise ConfigError(
+            "name one job to simulate: --trace, --table, --paper-trace, or --density with --sharing."
+        )
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}, allowed is 1 or more; leave it out for the whole trace.")
     if args.trace is not None:
@@ -134,11 +195,19 @@ def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, In
     if args.table is not None:
         table = RequestTable.load(args.table)
         return table, np.asarray(table.max_new_tokens), args.table.name
-    spec = SynthesisSpec(density=args.density, sharing=args.sharing) if made else paper_trace(args.paper_trace)
+    spec = (
+        SynthesisSpec(density=args.density, sharing=args.sharing) if made else paper_trace(args.paper_trace)
+    )
     spec = replace(spec, num_requests=args.num_requests, source=args.source, long_output=args.long_output)
     trace = synthesise(cost, spec, seed=args.seed)
-    kinds = ", ".join(f"{n} {k}" for n, k in zip(np.bincount(trace.source, minlength=3), trace.source_names, strict=True))
-    return trace.table, trace.output_len, f"made workload ({kinds}), sharing ratio {trace.sharing:.3f} of compute"
+    kinds = ", ".join(
+        f"{n} {k}" for n, k in zip(np.bincount(trace.source, minlength=3), trace.source_names, strict=True)
+    )
+    return (
+        trace.table,
+        trace.output_len,
+        f"made workload ({kinds}), sharing ratio {trace.sharing:.3f} of compute",
+    )
 
 
 def _lengths(
@@ -171,13 +240,17 @@ def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace)
     }
 
 
-def _heading(title: str, table: RequestTable, cost: RooflineCost, job: SimulatedJob, args: argparse.Namespace) -> str:
+def _heading(
+    title: str, table: RequestTable, cost: RooflineCost, job: SimulatedJob, args: argparse.Namespace
+) -> str:
     tp = f"{args.tp_size} x " if args.tp_size > 1 else ""
     return (
-        f"simulated: {title}\n{table.n} requests, {table.num_prompt_tokens} prompt tokens ({job.tree.unique_tokens} unique), "
-        f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, KV pool {cost.kv_pool_tokens} "
-        f"tokens, admission {args.admission}, eviction {args.eviction}, lengths {args.lengths}, seed {args.seed}\n"
-        + "  ".join(name.rjust(_width(name)) for name in _COLUMNS)
+        f"simulated: {title}\n{table.n} requests, {table.num_prompt_tokens} prompt tokens "
+        f"({job.tree.unique_tokens} unique), "
+        f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, "
+        f"KV pool {cost.kv_pool_tokens} "
+        f"tokens, admission {args.admission}, eviction {args.eviction}, lengths {args.lengths}, seed "
+        f"{args.seed}\n" + "  ".join(name.rjust(_width(name)) for name in _COLUMNS)
     )
 
 
@@ -185,7 +258,13 @@ def _row(record: dict[str, Any]) -> str:
     cells = []
     for name in _COLUMNS:
         value = record[name]
-        text = value if isinstance(value, str) else str(value) if isinstance(value, int) else f"{value:.{1 if name.endswith('_s') else 3}f}"
+        text = (
+            value
+            if isinstance(value, str)
+            else str(value)
+            if isinstance(value, int)
+            else f"{value:.{1 if name.endswith('_s') else 3}f}"
+        )
         cells.append(text.rjust(_width(name)))
     return "  ".join(cells)
 

@@ -1,6 +1,7 @@
-"""The obvious simulator: one step at a time, every sum recounted from the requests. For tests, small jobs only.
+"""The obvious simulator: one step at a time, every sum recounted. For tests, small jobs only.
 
-It states the engine's rules plainly; `simulator.py` must give the same steps, retractions and tokens, and the same
+It states the engine's rules plainly; `simulator.py` must give the same steps, retractions and tokens, and the
+same
 time up to rounding. Shared with it are only the step times and the config.
 """
 
@@ -14,7 +15,7 @@ from sglang_blend.core.pacing import peak_tokens, token_budget
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.simulator import SimulatedJob
+from sglang_blend.perf.simulated_job import SimulatedJob
 from sglang_blend.perf.step_time import KvRead, StepTimer
 
 
@@ -79,9 +80,17 @@ class NaiveEngine:
                 path.append(node)
                 node = int(tree.parent[node])
             self.reqs.append(
-                _Req(i, path, int(tree.prompt_len[i]), int(tree.private_len[i]), int(job.output_len[i]), float(job.est_output_len[i]),
-                     float(job.admission_output_len[i]), max(int(job.max_new_tokens[i]), int(job.output_len[i])))
-            )  # fmt: skip
+                _Req(
+                    number=i,
+                    path=path,
+                    prompt_len=int(tree.prompt_len[i]),
+                    private_prompt=int(tree.private_len[i]),
+                    output_len=int(job.output_len[i]),
+                    est_len=float(job.est_output_len[i]),
+                    admission_len=float(job.admission_output_len[i]),
+                    cap=max(int(job.max_new_tokens[i]), int(job.output_len[i])),
+                )
+            )
         self.waiting = [int(i) for i in self.sequence]
         self.rank = {request: rank for rank, request in enumerate(self.waiting)}
         self.prefilling: list[_Req] = []
@@ -122,7 +131,11 @@ class NaiveEngine:
     def make_room(self, num_tokens: int) -> None:
         while self.cost.kv_pool_tokens - self.used() < num_tokens:
             locked = self.locked()
-            wanted = {n for r in self.reqs if r.state == "waiting" for n in r.path} if self.config.eviction == "demand" else set()
+            wanted = (
+                {n for r in self.reqs if r.state == "waiting" for n in r.path}
+                if self.config.eviction == "demand"
+                else set()
+            )
             parents = {int(self.job.tree.parent[n]) for n in self.cached}
             leaves = [n for n in self.cached if n not in locked and n not in parents]
             choices = [(n in wanted, self.cached[n], n) for n in leaves]
@@ -172,7 +185,10 @@ class NaiveEngine:
         elif fits:
             ratio = self.ratio if config.admission == "ratio" else 1.0
             caps = [
-                min(max(r.admitted_step + max(r.cap - r.admitted_generated - 1, 0) - self.step_no, 0), config.clip_new_tokens)
+                min(
+                    max(r.admitted_step + max(r.cap - r.admitted_generated - 1, 0) - self.step_no, 0),
+                    config.clip_new_tokens,
+                )
                 for r in others
             ]
             own = min(max(req.cap - req.generated - 1, 0), config.clip_new_tokens)
@@ -215,10 +231,12 @@ class NaiveEngine:
         compute_s, memory_s = self.prefill_left_s + output * self.cost.token_s, steps * read_s
         longest = max(rem, default=1.0)
         if self.config.mode == "pdmux":
-            num = max(steps / (self.config.pool_fill * self.cost.kv_pool_tokens), longest, 1.0)
-            self.split = self._best_split(output * self.cost.token_s, memory_s, num * self.timer.weight_s(len(self.running())))
+            num = max(steps / (0.9 * self.cost.kv_pool_tokens), longest, 1.0)
+            self.split = self._best_split(
+                output * self.cost.token_s, memory_s, num * self.timer.weight_s(len(self.running()))
+            )
             return
-        self.budget = token_budget(
+        self.budget = self.config.pace_factor * token_budget(
             remaining_compute_s=compute_s, token_compute_s=self.cost.token_s, remaining_token_steps=steps,
             longest_remaining_len=longest, kv_pool_tokens=self.cost.kv_pool_tokens,
             root_density=compute_s / memory_s if memory_s else np.inf,
@@ -327,7 +345,10 @@ class NaiveEngine:
         window = self.cost.shape.window or 0
         running = self.running()
         return KvRead(
-            sum(r.kv_len + 1 for r in running), sum(min(r.kv_len + 1, window) for r in running), len(running), 0
+            sum(r.kv_len + 1 for r in running),
+            sum(min(r.kv_len + 1, window) for r in running),
+            len(running),
+            0,
         )
 
     def decode_alone(self) -> None:

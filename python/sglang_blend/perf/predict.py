@@ -1,10 +1,14 @@
 """Predicts the makespan of a schedule with the simulator, for `auto` and for the plan's report.
 
-`predictor = MakespanPredictor(table, cost, engine)`, then `predictor(schedule)` gives seconds. Predictions are simulated.
+`predictor = MakespanPredictor(table, cost, engine)`, then `predictor(schedule)` gives seconds. Predictions
+are simulated.
 
-A job of more than `max_requests` is not simulated whole. Whole subtrees of at most a 400th of the requests are drawn at
-random until the sample is full, once with all of the sample and once with half of it; the requests keep their planned
-order. Filling and draining the engine costs the same in both, so the makespan of the whole job is extended from the two
+A job of more than `max_requests` is not simulated whole. Whole subtrees of at most a 400th of the requests
+are drawn at
+random until the sample is full, once with all of the sample and once with half of it; the requests keep their
+planned
+order. Filling and draining the engine costs the same in both, so the makespan of the whole job is extended
+from the two
 along the work (compute plus memory seconds): T = T_s + (W - W_s) (T_s - T_h) / (W_s - W_h).
 """
 
@@ -21,7 +25,8 @@ from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.segments import SegmentTree
-from sglang_blend.perf.simulator import SimulatedJob, Simulation, simulate
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
+from sglang_blend.perf.simulator import simulate
 
 _BLOCKS = 400
 
@@ -68,7 +73,9 @@ class MakespanPredictor:
         if not self.is_sampled:
             return simulate(job, schedule.sequence, self._cost, self._engine).makespan_s
         whole, half = (_restrict(job, schedule, rows) for rows in self._samples)
-        seconds = [simulate(part, sequence, self._cost, self._engine).makespan_s for part, sequence in (whole, half)]
+        seconds = [
+            simulate(part, sequence, self._cost, self._engine).makespan_s for part, sequence in (whole, half)
+        ]
         work = [self._work_s(part) for part in (job, whole[0], half[0])]
         pace = (seconds[0] - seconds[1]) / (work[1] - work[2]) if work[1] > work[2] else seconds[0] / work[1]
         # No engine is faster than the optimum, which is at least half of compute + memory.
@@ -95,7 +102,9 @@ def predict_makespan(
     output_len: IntArray | None = None,
     max_requests: int = 20_000,
 ) -> float:
-    """Seconds that one schedule is predicted to take; for several schedules of a job keep a `MakespanPredictor`."""
+    """Seconds that one schedule is predicted to take; for several schedules of a job keep a
+    `MakespanPredictor`.
+    """
     return MakespanPredictor(table, cost, engine, output_len=output_len, max_requests=max_requests)(schedule)
 
 
@@ -123,7 +132,10 @@ def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[Si
     Segments keep their place even where a single reader is left, which changes no cost.
     """
     tree = SegmentTree(
-        parent=job.tree.parent, end_len=job.tree.end_len, leaf=job.tree.leaf[rows], prompt_len=job.tree.prompt_len[rows]
+        parent=job.tree.parent,
+        end_len=job.tree.end_len,
+        leaf=job.tree.leaf[rows],
+        prompt_len=job.tree.prompt_len[rows],
     )
     part = SimulatedJob(
         tree=tree.without_unread(),

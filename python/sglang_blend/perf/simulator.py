@@ -1,135 +1,30 @@
 """An iteration-level model of the serving engine: what a schedule would take, without a GPU.
 
-`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate(job, sequence, cost, config)` runs one order
-in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can happen but decode
+`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate(job, sequence, cost, config)` runs
+one order
+in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can
+happen but decode
 are taken many at once, exactly as if one by one. Results are simulated, never measured.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
-from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
-from sglang_blend.perf.arrays import FloatArray, IntArray
-from sglang_blend.perf.bounds import Bounds, bounds_of
+from sglang_blend.perf.arrays import IntArray
+from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.feed import Feed, ListFeed
 from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import Pacer
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
-from sglang_blend.perf.segments import SegmentTree, segments_of
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation, Timeline
 from sglang_blend.perf.step_time import KvRead, StepTimer
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulatedJob:
-    """A job to simulate.
-
-    Attributes:
-        tree: shared prompt segments.
-        output_len: (n,) int64, true output lengths, tokens.
-        est_output_len: (n,) float64, what pacing believes.
-        admission_output_len: (n,) float64, what admission by peak believes.
-        max_new_tokens: (n,) int64, caps.
-    """
-
-    tree: SegmentTree
-    output_len: IntArray
-    est_output_len: FloatArray
-    admission_output_len: FloatArray
-    max_new_tokens: IntArray
-
-    @classmethod
-    def from_table(
-        cls,
-        table: RequestTable,
-        output_len: IntArray,
-        est_output_len: IntArray | FloatArray | None = None,
-        *,
-        page_size: int = 1,
-        tree: PrefixTree | None = None,
-    ) -> SimulatedJob:
-        """Builds the tree of a table, or takes the one that is there; without estimates the true lengths are known."""
-        est = np.asarray(output_len if est_output_len is None else est_output_len, dtype=np.float64)
-        return cls(
-            tree=segments_of(build_prefix_tree(table, page_size=page_size) if tree is None else tree),
-            output_len=output_len,
-            est_output_len=est,
-            admission_output_len=est,
-            max_new_tokens=table.max_new_tokens,
-        )
-
-    def believing(self, schedule: Schedule) -> SimulatedJob:
-        """The same job with the output lengths that a schedule expects."""
-        return replace(
-            self,
-            est_output_len=schedule.est_output_len.astype(np.float64),
-            admission_output_len=schedule.admission_output_len.astype(np.float64),
-        )
-
-    @property
-    def n(self) -> int:
-        """Number of requests."""
-        return len(self.output_len)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """One row a recorded step: seconds at its end, decode requests, prefill tokens, pool tokens in use, steps it stands for."""
-
-    end_s: FloatArray
-    batch_size: IntArray
-    prefill_tokens: IntArray
-    tokens_in_use: IntArray
-    num_steps: IntArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What one order takes in one simulated engine.
-
-    Attributes:
-        makespan_s: first step to last token.
-        bounds: optimum, practical optimum and sequential floor of the job.
-        computed_tokens: prompt tokens computed on first admission.
-        recomputed_tokens: prompt and output tokens computed again after retraction.
-        output_tokens: tokens generated.
-        sharing_kept: tokens saved by the cache over the tokens that full sharing saves; 1.0 where nothing is shared.
-        retractions: requests sent back to the queue.
-        num_steps: engine steps.
-        tail_s: seconds after the last request was admitted.
-        mean_kv_occupancy: admitted requests' tokens over the pool, mean over time.
-        timeline: None unless asked for.
-    """
-
-    makespan_s: float
-    bounds: Bounds
-    computed_tokens: int
-    recomputed_tokens: int
-    output_tokens: int
-    sharing_kept: float
-    retractions: int
-    num_steps: int
-    tail_s: float
-    mean_kv_occupancy: float
-    timeline: Timeline | None = None
-
-    @property
-    def optimum_fraction(self) -> float:
-        """max(compute, KV reads) over the makespan: the paper's share of the optimum."""
-        return self.bounds.optimum_s / self.makespan_s if self.makespan_s else 1.0
-
-    @property
-    def practical_fraction(self) -> float:
-        """The same against the bound with weight reads and interference."""
-        return self.bounds.practical_s / self.makespan_s if self.makespan_s else 1.0
 
 
 def simulate(
@@ -155,7 +50,9 @@ def simulate(
         PlanError: a request cannot fit the pool even alone, or the sequence is no permutation.
     """
     if len(sequence) != job.n or not np.array_equal(np.sort(sequence), np.arange(job.n)):
-        raise PlanError(f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again")
+        raise PlanError(
+            f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
+        )
     engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
     engine.run()
     return engine.result()
@@ -176,7 +73,13 @@ class SimulatedEngine:
     """The engine's state and its loop; use `simulate` unless you want to look inside."""
 
     def __init__(
-        self, job: SimulatedJob, feed: Feed, cost: RooflineCost, config: EngineConfig, *, record_timeline: bool = False
+        self,
+        job: SimulatedJob,
+        feed: Feed,
+        cost: RooflineCost,
+        config: EngineConfig,
+        *,
+        record_timeline: bool = False,
     ) -> None:
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
@@ -217,13 +120,16 @@ class SimulatedEngine:
         if need.size and need.max() >= self.pool.capacity:
             worst = int(need.argmax())
             raise PlanError(
-                f"request {worst} needs {int(need[worst])} tokens of KV, the pool holds {self.pool.capacity}; "
+                f"request {worst} needs {int(need[worst])} tokens of KV, the pool holds "
+                f"{self.pool.capacity}; "
                 "use larger hardware, more tp or shorter requests"
             )
 
     def run(self) -> None:
         """Steps until every request has finished."""
-        step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(self.config.mode, self._step_mixed)
+        step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(
+            self.config.mode, self._step_mixed
+        )
         while self._num_done < self._job.n:
             step()
 
@@ -239,7 +145,8 @@ class SimulatedEngine:
 
     def _step_mixed(self) -> None:
         self._make_decode_room()
-        tokens, attention_s, ready = 0, 0.0, []
+        tokens, attention_s = 0, 0.0
+        ready: list[int] = []
         if self._prefilling or self._may_admit():
             tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
         if not tokens:
@@ -260,9 +167,9 @@ class SimulatedEngine:
         size = self.running.size
         if not size:
             self._credit_s = 0.0
-            tokens, attention_s, ready = self._collect_prefill(self._budget_tokens)
+            tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
             self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
-            self._join(ready)
+            self._join(complete)
             return
         if not self._prefilling and not self._admit_next():
             self._credit_s = 0.0
@@ -271,7 +178,8 @@ class SimulatedEngine:
         self._refresh()
         decode_s = self.timer.muxed_decode_s(size, self._kv_read(), self._split)
         self._credit_s += decode_s
-        tokens, ready = 0, []
+        tokens = 0
+        ready: list[int] = []
         while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
             job = self._prefilling[0]
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
@@ -306,7 +214,10 @@ class SimulatedEngine:
     def _kv_read(self) -> KvRead:
         running = self.running
         return KvRead(
-            running.kv_tokens + running.size, running.window_tokens + running.num_growing, running.size, running.num_growing
+            running.kv_tokens + running.size,
+            running.window_tokens + running.num_growing,
+            running.size,
+            running.num_growing,
         )
 
     def _prefill_budget(self) -> int:
@@ -329,7 +240,9 @@ class SimulatedEngine:
             self._budget = self.pacer.token_budget(rest)
 
     def _collect_prefill(self, budget: int) -> tuple[int, float, list[int]]:
-        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is then complete."""
+        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is
+        then complete.
+        """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
         while tokens < budget and (self._prefilling or self._admit_next()):
@@ -373,14 +286,30 @@ class SimulatedEngine:
         cap_steps = max(self._cap[request] - generated - 1, 0)
         alone = not self.forecast.size
         fits = self.forecast.size < self.config.max_running and self.admission.fits(
-            self.pool, self.forecast, step_no=step_no, request=request, need=need, relock=relock, kv_len=kv_len,
-            private_len=private_len, est_steps=max(est_steps, 0), cap_steps=cap_steps, generated=generated,
-        )  # fmt: skip
-        if not fits and alone:  # nothing will ever make more room: start it and let retraction sort out the rest
+            self.pool,
+            self.forecast,
+            step_no=step_no,
+            request=request,
+            need=need,
+            relock=relock,
+            kv_len=kv_len,
+            private_len=private_len,
+            est_steps=max(est_steps, 0),
+            cap_steps=cap_steps,
+            generated=generated,
+        )
+        if (
+            not fits and alone
+        ):  # nothing will ever make more room: start it and let retraction sort out the rest
             self.forecast.add(
-                request, step_no=step_no, private_len=private_len, kv_len=kv_len, est_steps=max(est_steps, 0),
-                cap_steps=cap_steps, generated=generated,
-            )  # fmt: skip
+                request,
+                step_no=step_no,
+                private_len=private_len,
+                kv_len=kv_len,
+                est_steps=max(est_steps, 0),
+                cap_steps=cap_steps,
+                generated=generated,
+            )
             fits = True
         self._blocked = not fits
         if not fits:
@@ -463,9 +392,12 @@ class SimulatedEngine:
             columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
             whole = columns[:, 1:].astype(np.int64)
             timeline = Timeline(
-                end_s=columns[:, 0], batch_size=whole[:, 0], prefill_tokens=whole[:, 1], tokens_in_use=whole[:, 2],
+                end_s=columns[:, 0],
+                batch_size=whole[:, 0],
+                prefill_tokens=whole[:, 1],
+                tokens_in_use=whole[:, 2],
                 num_steps=whole[:, 3],
-            )  # fmt: skip
+            )
         return Simulation(
             makespan_s=self.now_s,
             bounds=bounds_of(job.tree, job.output_len, self._cost, self.config.interference),

@@ -1,7 +1,9 @@
 """Turns a trace of lengths into a request table, so that orders can be tried on real traffic.
 
-`table_from_trace(path, limit=1200)` reads a CSV of prompt_tokens and output_tokens (no text: nothing is shared), or JSON
-Lines that also have `hash_ids`, one id for each 512 prompt tokens: equal ids after an equal prefix are the same tokens.
+`table_from_trace(path, limit=1200)` reads a CSV of prompt_tokens and output_tokens (no text: nothing is
+shared), or JSON
+Lines that also have `hash_ids`, one id for each 512 prompt tokens: equal ids after an equal prefix are the
+same tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import InputError
@@ -29,7 +32,8 @@ def table_from_trace(path: Path, *, limit: int | None = None, seed: int = 0) -> 
         seed: of the random token ids of a CSV.
 
     Returns:
-        The requests in file order, with their own output length rounded up to a power of two as max_new_tokens, and the
+        The requests in file order, with their own output length rounded up to a power of two as
+        max_new_tokens, and the
         true output lengths, (n,) int64.
 
     Raises:
@@ -53,8 +57,9 @@ def table_from_trace(path: Path, *, limit: int | None = None, seed: int = 0) -> 
     return table, output_len
 
 
-def _read_blocks(path: Path, limit: int | None) -> tuple["np.ndarray[tuple[int], np.dtype[np.int32]]", IntArray, IntArray]:
-    prompts, outputs = [], []
+def _read_blocks(path: Path, limit: int | None) -> tuple[NDArray[np.int32], IntArray, IntArray]:
+    prompts: list[NDArray[np.int32]] = []
+    outputs: list[int] = []
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -71,16 +76,28 @@ def _read_blocks(path: Path, limit: int | None) -> tuple["np.ndarray[tuple[int],
     return np.concatenate(prompts), lengths, np.array(outputs, dtype=np.int64)
 
 
-def _parse_block_line(path: Path, number: int, line: bytes) -> tuple["np.ndarray[tuple[int], np.dtype[np.int32]]", int]:
+def _parse_block_line(path: Path, number: int, line: bytes) -> tuple[NDArray[np.int32], int]:
     try:
         record = orjson.loads(line)
-        prompt_len, output_len, ids = int(record["prompt_tokens"]), int(record["output_tokens"]), record["hash_ids"]
+        prompt_len, output_len, ids = (
+            int(record["prompt_tokens"]),
+            int(record["output_tokens"]),
+            record["hash_ids"],
+        )
         first = np.asarray(ids, dtype=np.int64)[:, None] * HASH_BLOCK_TOKENS
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(
-            f"trace {str(path)!r} line {number} is not a request ({error}); needed are prompt_tokens, output_tokens, hash_ids."
+            f"trace {str(path)!r} line {number} is not a request ({error}); needed are prompt_tokens, "
+            "output_tokens, hash_ids."
         ) from error
     tokens = (first + np.arange(HASH_BLOCK_TOKENS)).reshape(-1)
-    if prompt_len < 1 or output_len < 0 or len(tokens) < prompt_len or (len(tokens) and tokens.max() >= 2**31):
-        raise InputError(f"trace {str(path)!r} line {number}: {len(ids)} hash_ids do not cover {prompt_len} prompt tokens.")
+    if (
+        prompt_len < 1
+        or output_len < 0
+        or len(tokens) < prompt_len
+        or (len(tokens) and tokens.max() >= 2**31)
+    ):
+        raise InputError(
+            f"trace {str(path)!r} line {number}: {len(ids)} hash_ids do not cover {prompt_len} prompt tokens."
+        )
     return tokens[:prompt_len].astype(np.int32), output_len
