@@ -1,4 +1,6 @@
-"""When the simulated engine lets a request start: by expected peak, by SGLang's ratio, or by reserving its cap."""
+"""When the simulated engine lets a request start: by expected peak, by SGLang's ratio, or by
+reserving its cap.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,25 @@ class Admission:
         self.new_token_ratio = max(self.new_token_ratio - num_steps * self._decay, self._config.ratio_end)
 
     def on_retract(self, generated: float, caps: float, num_running: int) -> None:
-        """After a retraction the ratio follows the running batch (SGLang 0.5.17, ScheduleBatch.retract_decode)."""
+        """After a retraction the ratio follows the running batch (SGLang 0.5.17,
+        ScheduleBatch.retract_decode).
+        """
         self.new_token_ratio = min(1.0, (generated + 20.0 * num_running) / max(caps, 1.0))
 
     def fits(
-        self, pool: KvPool, forecast: Forecast, *, step_no: int, request: int, need: int, relock: int, kv_len: int,
-        private_len: int, est_steps: float, cap_steps: float, generated: int,
+        self,
+        pool: KvPool,
+        forecast: Forecast,
+        *,
+        step_no: int,
+        request: int,
+        need: int,
+        relock: int,
+        kv_len: int,
+        private_len: int,
+        est_steps: float,
+        cap_steps: float,
+        generated: int,
     ) -> bool:
         """Whether the request may start now; on True it has been added to the forecast.
 
@@ -39,7 +54,7 @@ class Admission:
             kv_len, private_len: tokens of its KV after prefill, and those of them that nobody shares.
             est_steps, cap_steps: expected and largest number of decode steps.
             generated: tokens it generated before a retraction.
-        """  # fmt: skip
+        """
         config = self._config
         room = pool.available - relock
         # One token for every running request, so that the next decode step needs no retraction.
@@ -51,13 +66,18 @@ class Admission:
             if need + min(cap_steps, clip) + ratio * forecast.reserved(step_no, clip) > room:
                 return False
         forecast.add(
-            request, step_no=step_no, private_len=private_len, kv_len=kv_len, est_steps=est_steps, cap_steps=cap_steps,
+            request,
+            step_no=step_no,
+            private_len=private_len,
+            kv_len=kv_len,
+            est_steps=est_steps,
+            cap_steps=cap_steps,
             generated=generated,
-        )  # fmt: skip
+        )
         if config.admission != "peak":
             return True
         shared = pool.locked + relock + (need - private_len)
-        if forecast.peak_private(step_no) + shared <= pool.capacity:
+        if forecast.fits(step_no, pool.capacity - shared):
             return True
         forecast.remove(request)
         return False

@@ -34,7 +34,9 @@ class Bounds:
 
     @property
     def practical_s(self) -> float:
-        """The optimum of an overlapping engine: weights share the bandwidth with KV, and overlap interferes."""
+        """The optimum of an overlapping engine: weights share the bandwidth with KV, and overlap
+        interferes.
+        """
         memory_s = self.memory_s + self.weight_s
         return max(self.compute_s, memory_s) + self.interference * min(self.compute_s, memory_s)
 
@@ -52,7 +54,8 @@ class Bounds:
 def bounds_of(tree: SegmentTree, output_len: IntArray, cost: RooflineCost, interference: float) -> Bounds:
     """Sums a job's bounds from its true output lengths.
 
-    The fewest decode steps are token-steps over the pool. A shared segment counts once for each of its readers there,
+    The fewest decode steps are token-steps over the pool. A shared segment counts once for each of its
+    readers there,
     which makes the weight bound slightly too high where long outputs share long prefixes.
     """
     output = output_len.astype(np.float64)

@@ -1,4 +1,6 @@
-"""Where the simulated engine takes its next request from: a list in planned order, or the two ends of a dual scan."""
+"""Where the simulated engine takes its next request from: a list in planned order, or the two ends
+of a dual scan.
+"""
 
 from __future__ import annotations
 

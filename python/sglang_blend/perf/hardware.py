@@ -60,12 +60,15 @@ class Hardware:
             peak, effective = getattr(self, f"peak_{kind}"), getattr(self, f"effective_{kind}")
             if effective > peak * 1.001:
                 raise ConfigError(
-                    f"hardware {self.name!r}: effective_{kind} {effective:.4g} is above peak_{kind} {peak:.4g}, "
+                    f"hardware {self.name!r}: effective_{kind} {effective:.4g} is above peak_{kind} "
+                    f"{peak:.4g}, "
                     "which no machine reaches; correct the hardware record."
                 )
 
     def at_peak(self) -> Hardware:
-        """The same accelerator with the vendor's peaks as effective rates, as the paper's formulas use them."""
+        """The same accelerator with the vendor's peaks as effective rates, as the paper's formulas
+        use them.
+        """
         return replace(
             self,
             effective_flop_per_s=self.peak_flop_per_s,
@@ -78,16 +81,31 @@ class Hardware:
         return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _studied(name: str, peak: tuple[float, float], effective: tuple[float, float], gib: float, source: str,
-             effective_source: str, fp8_speedup: float = 1.0) -> Hardware:
+def _studied(
+    name: str,
+    peak: tuple[float, float],
+    effective: tuple[float, float],
+    gib: float,
+    source: str,
+    effective_source: str,
+    fp8_speedup: float = 1.0,
+) -> Hardware:
     return Hardware(
-        name=name, peak_flop_per_s=peak[0] * 1e12, peak_bytes_per_s=peak[1] * 1e12,
-        effective_flop_per_s=effective[0] * 1e12, effective_bytes_per_s=effective[1] * 1e12,
-        memory_bytes=gib * GIB, fp8_speedup=fp8_speedup, source=source, effective_source=effective_source,
-    )  # fmt: skip
+        name=name,
+        peak_flop_per_s=peak[0] * 1e12,
+        peak_bytes_per_s=peak[1] * 1e12,
+        effective_flop_per_s=effective[0] * 1e12,
+        effective_bytes_per_s=effective[1] * 1e12,
+        memory_bytes=gib * GIB,
+        fp8_speedup=fp8_speedup,
+        source=source,
+        effective_source=effective_source,
+    )
 
 
-def _derived(name: str, peak: tuple[float, float], gib: float, source: str, fp8_speedup: float = 1.0) -> Hardware:
+def _derived(
+    name: str, peak: tuple[float, float], gib: float, source: str, fp8_speedup: float = 1.0
+) -> Hardware:
     effective = (peak[0] * DERIVED_COMPUTE_RATIO, peak[1] * DERIVED_BANDWIDTH_RATIO)
     note = f"derived: {DERIVED_COMPUTE_RATIO} of peak compute, {DERIVED_BANDWIDTH_RATIO} of peak bandwidth"
     return _studied(name, peak, effective, gib, source, note, fp8_speedup)
@@ -100,23 +118,51 @@ HARDWARE: dict[str, Hardware] = {
     record.name: record
     for record in (
         _studied("A100-80", (312, 2.039), (250, 1.76), 80, "NVIDIA A100 datasheet, SXM4 80 GB", _STUDY),
-        _studied("A100-40", (312, 1.555), (250, 1.555 * 1.76 / 2.039), 40, "NVIDIA A100 datasheet, SXM4 40 GB",
-                 "A100-80 study rate for compute; bandwidth derived: the A100-80 ratio 0.863 of peak"),
+        _studied(
+            "A100-40",
+            (312, 1.555),
+            (250, 1.555 * 1.76 / 2.039),
+            40,
+            "NVIDIA A100 datasheet, SXM4 40 GB",
+            "A100-80 study rate for compute; bandwidth derived: the A100-80 ratio 0.863 of peak",
+        ),
         _studied("H100", (989.4, 3.35), (693, 2.95), 80, "NVIDIA H100 datasheet, SXM5 80 GB", _STUDY, 2.0),
-        _studied("H200", (989.4, 4.8), (790, 4.3), 139.8, "NVIDIA H200 datasheet, SXM 141 GB",
-                 "measured: large bf16 GEMMs and paged decode attention", 2.0),
-        _derived("B200", (2250, 8.0), 178, "NVIDIA HGX B200 datasheet, dense = half of the sparse figure", 2.0),
+        _studied(
+            "H200",
+            (989.4, 4.8),
+            (790, 4.3),
+            139.8,
+            "NVIDIA H200 datasheet, SXM 141 GB",
+            "measured: large bf16 GEMMs and paged decode attention",
+            2.0,
+        ),
+        _derived(
+            "B200", (2250, 8.0), 178, "NVIDIA HGX B200 datasheet, dense = half of the sparse figure", 2.0
+        ),
         _derived("L40S", (362.05, 0.864), 45, "NVIDIA L40S datasheet, 48 GB with ECC", 2.0),
-        _derived("RTX4090", (165.2, 1.008), 24, "NVIDIA Ada architecture paper, FP16 with FP32 accumulate", 2.0),
+        _derived(
+            "RTX4090", (165.2, 1.008), 24, "NVIDIA Ada architecture paper, FP16 with FP32 accumulate", 2.0
+        ),
         _derived("MI300X", (1307.4, 5.3), 192, "AMD Instinct MI300X datasheet", 2.0),
         # One socket core pair is what the embedded platform gets: AVX2 float32, two memory channels.
-        _studied("cpu", (0.2, 0.04), (0.1, 0.02), 8,
-                 "generic: 2 cores x 32 float32 FLOP per cycle x 3 GHz, two DDR4-2666 channels",
-                 "derived: half of peak for both"),
+        _studied(
+            "cpu",
+            (0.2, 0.04),
+            (0.1, 0.02),
+            8,
+            "generic: 2 cores x 32 float32 FLOP per cycle x 3 GHz, two DDR4-2666 channels",
+            "derived: half of peak for both",
+        ),
     )
-}  # fmt: skip
+}
 
-_ALIASES = {"A100": "A100-80", "A100-80GB": "A100-80", "A100-40GB": "A100-40", "4090": "RTX4090", "RTX-4090": "RTX4090"}
+_ALIASES = {
+    "A100": "A100-80",
+    "A100-80GB": "A100-80",
+    "A100-40GB": "A100-40",
+    "4090": "RTX4090",
+    "RTX-4090": "RTX4090",
+}
 
 
 def hardware(name: str) -> Hardware:
@@ -146,11 +192,17 @@ def hardware_from_file(path: Path) -> Hardware:
     try:
         record = orjson.loads(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"hardware record {str(path)!r} cannot be read: {error.strerror}; check the path.") from error
+        raise ConfigError(
+            f"hardware record {str(path)!r} cannot be read: {error.strerror}; check the path."
+        ) from error
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"hardware record {str(path)!r} is not JSON ({error}); write one JSON object.") from error
+        raise ConfigError(
+            f"hardware record {str(path)!r} is not JSON ({error}); write one JSON object."
+        ) from error
     if not isinstance(record, dict):
-        raise ConfigError(f"hardware record {str(path)!r} is a {type(record).__name__}; write one JSON object.")
+        raise ConfigError(
+            f"hardware record {str(path)!r} is a {type(record).__name__}; write one JSON object."
+        )
     return hardware_from_dict(record)
 
 
@@ -161,7 +213,10 @@ def hardware_from_dict(record: dict[str, object]) -> Hardware:
     known = {field.name for field in fields(Hardware)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise ConfigError(f"hardware record has the unknown key {unknown[0]!r}; allowed are base, {', '.join(sorted(known))}.")
+        raise ConfigError(
+            f"hardware record has the unknown key {unknown[0]!r}; allowed are base, "
+            f"{', '.join(sorted(known))}."
+        )
     if base is not None:
         if not isinstance(base, str):
             raise ConfigError(f"hardware record: base is {base!r}; allowed are {', '.join(HARDWARE)}.")
@@ -171,10 +226,16 @@ def hardware_from_dict(record: dict[str, object]) -> Hardware:
         if field.name not in values:
             if field.name in ("fp8_speedup", "source", "effective_source"):
                 continue
-            raise ConfigError(f"hardware record lacks {field.name!r}; add it, or name a table entry as 'base'.")
+            raise ConfigError(
+                f"hardware record lacks {field.name!r}; add it, or name a table entry as 'base'."
+            )
         value = values[field.name]
         text = field.name in ("name", "source", "effective_source")
-        if text != isinstance(value, str) or (not text and (isinstance(value, bool) or not isinstance(value, int | float))):
-            raise ConfigError(f"hardware record: {field.name} is {value!r}; allowed is a {'string' if text else 'number'}.")
+        if text != isinstance(value, str) or (
+            not text and (isinstance(value, bool) or not isinstance(value, int | float))
+        ):
+            raise ConfigError(
+                f"hardware record: {field.name} is {value!r}; allowed is a {'string' if text else 'number'}."
+            )
         typed[field.name] = value
     return Hardware(**typed)  # type: ignore[arg-type]  # every value was checked against its field above

@@ -54,14 +54,43 @@ FAMILIES: dict[str, Family] = {
 
 # Keys and layer kinds that give a hybrid away, whatever its model_type says.
 _HYBRID_KEYS = (
-    "mamba_d_state", "mamba_n_heads", "mamba_num_heads", "ssm_cfg", "ssm_state_size", "state_size", "hybrid_override_pattern",
-    "attn_layer_period", "linear_conv_kernel_dim", "linear_attn_config", "full_attn_idxs", "attn_type_list",
-    "lru_width", "conv_L_cache", "full_attention_interval", "time_mix_extra_dim",
-)  # fmt: skip
+    "mamba_d_state",
+    "mamba_n_heads",
+    "mamba_num_heads",
+    "ssm_cfg",
+    "ssm_state_size",
+    "state_size",
+    "hybrid_override_pattern",
+    "attn_layer_period",
+    "linear_conv_kernel_dim",
+    "linear_attn_config",
+    "full_attn_idxs",
+    "attn_type_list",
+    "lru_width",
+    "conv_L_cache",
+    "full_attention_interval",
+    "time_mix_extra_dim",
+)
 _HYBRID_TYPES = (
-    "mamba", "mamba2", "falcon_mamba", "falcon_h1", "jamba", "bamba", "zamba", "zamba2", "qwen3_next", "nemotron_h", "lfm2",
-    "granitemoehybrid", "recurrent_gemma", "kimi_linear", "minimax", "rwkv", "rwkv6", "rwkv7",
-)  # fmt: skip
+    "mamba",
+    "mamba2",
+    "falcon_mamba",
+    "falcon_h1",
+    "jamba",
+    "bamba",
+    "zamba",
+    "zamba2",
+    "qwen3_next",
+    "nemotron_h",
+    "lfm2",
+    "granitemoehybrid",
+    "recurrent_gemma",
+    "kimi_linear",
+    "minimax",
+    "rwkv",
+    "rwkv6",
+    "rwkv7",
+)
 _WINDOW_KINDS = ("sliding_attention", "chunked_attention")
 
 
@@ -75,9 +104,13 @@ def shape_from_path(path: Path, *, name: str | None = None) -> ModelShape:
     try:
         config = orjson.loads(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"model config {str(file)!r} cannot be read: {error.strerror}; give a model folder.") from error
+        raise ConfigError(
+            f"model config {str(file)!r} cannot be read: {error.strerror}; give a model folder."
+        ) from error
     except orjson.JSONDecodeError as error:
-        raise ConfigError(f"model config {str(file)!r} is not JSON ({error}); download the model again.") from error
+        raise ConfigError(
+            f"model config {str(file)!r} is not JSON ({error}); download the model again."
+        ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"model config {str(file)!r} is not a JSON object; download the model again.")
     return shape_from_config(config, name=name or (path.name if path.is_dir() else path.parent.name))
@@ -105,7 +138,11 @@ def shape_from_config(config: Config, *, name: str | None = None) -> ModelShape:
             f"model type {model_type!r} is not modelled; allowed are {', '.join(FAMILIES)}; "
             "name a similar model with --model-shape instead."
         )
-    return check_shape(_shape(config, FAMILIES[model_type], name or str(config.get("_name_or_path") or model_type), quantization))
+    return check_shape(
+        _shape(
+            config, FAMILIES[model_type], name or str(config.get("_name_or_path") or model_type), quantization
+        )
+    )
 
 
 def _refuse_hybrid(config: Config, model_type: object) -> None:
@@ -113,10 +150,18 @@ def _refuse_hybrid(config: Config, model_type: object) -> None:
     foreign = [k for k in layer_kinds if k not in ("full_attention", *_WINDOW_KINDS)]
     keys = [key for key in _HYBRID_KEYS if config.get(key) is not None]
     if model_type in _HYBRID_TYPES or foreign or keys:
-        sign = f"layers of kind {foreign[0]!r}" if foreign else f"the key {keys[0]!r}" if keys else "state-space layers"
+        sign = (
+            f"layers of kind {foreign[0]!r}"
+            if foreign
+            else f"the key {keys[0]!r}"
+            if keys
+            else "state-space layers"
+        )
         raise ConfigError(
-            f"model type {model_type!r} is a hybrid ({sign}), whose memory does not grow with the context as the cost model "
-            "assumes; order its batches with --order dfs, or name a similar pure-attention model with --model-shape."
+            f"model type {model_type!r} is a hybrid ({sign}), whose memory does not grow with the "
+            "context as the cost model "
+            "assumes; order its batches with --order dfs, or name a similar pure-attention model "
+            "with --model-shape."
         )
 
 
@@ -125,7 +170,9 @@ def _size(config: Config, key: str, default: int | None = None) -> int:
     if value is None:
         value = default
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ConfigError(f"model config: {key} is {value!r}, allowed is a whole number above 0; check config.json.")
+        raise ConfigError(
+            f"model config: {key} is {value!r}, allowed is a whole number above 0; check config.json."
+        )
     return value
 
 
@@ -134,7 +181,9 @@ def _shape(config: Config, family: Family, name: str, quantization: object) -> M
     heads, vocab = _size(config, "num_attention_heads"), _size(config, "vocab_size")
     tied = bool(config.get("tie_word_embeddings", family.tied_by_default))
     is_mla = config.get("kv_lora_rank") is not None
-    attention = _mla_params(config, hidden, heads) if is_mla else _attention_params(config, family, hidden, heads)
+    attention = (
+        _mla_params(config, hidden, heads) if is_mla else _attention_params(config, family, hidden, heads)
+    )
     dense_layer, moe_layer_fixed, experts = _mlp_params(config, hidden)
     num_moe = _num_moe_layers(config, layers) if experts else 0
     embeddings = vocab * hidden * (1 if tied else 2)
@@ -184,7 +233,9 @@ def _attention_params(config: Config, family: Family, hidden: int, heads: int) -
     head_dim = _head_dim(config, hidden, heads)
     kv_heads = _size(config, "num_key_value_heads", heads)
     if heads % kv_heads:
-        raise ConfigError(f"model config: {heads} query heads do not divide into {kv_heads} KV heads; check config.json.")
+        raise ConfigError(
+            f"model config: {heads} query heads do not divide into {kv_heads} KV heads; check config.json."
+        )
     q, kv = heads * head_dim, kv_heads * head_dim
     params = hidden * (2 * q + 2 * kv)
     if config.get("attention_bias", family.qkv_bias):
@@ -202,7 +253,7 @@ def _mla_params(config: Config, hidden: int, heads: int) -> int:
 
 
 def _mlp_params(config: Config, hidden: int) -> tuple[int, int, int]:
-    """Parameters of a dense layer's MLP, of an MoE layer outside its routed experts, and of one routed expert."""
+    """Parameters of a dense MLP, of an MoE layer outside its routed experts, and of one routed expert."""
     bias = bool(config.get("mlp_bias", False))
     inner = _size(config, "intermediate_size")
     dense = 3 * hidden * inner + (2 * inner + hidden if bias else 0)
@@ -259,7 +310,10 @@ def _weight_bytes(config: Config, quantization: object) -> tuple[float, float]:
     """Bytes of a weight, and of a number in the dtype that activations and KV have."""
     dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16").removeprefix("torch.")
     if dtype not in ("bfloat16", "float16", "float32"):
-        raise ConfigError(f"model config: torch_dtype is {dtype!r}, allowed are bfloat16, float16, float32; check config.json.")
+        raise ConfigError(
+            f"model config: torch_dtype is {dtype!r}, allowed are bfloat16, float16, float32; check "
+            "config.json."
+        )
     native = 4.0 if dtype == "float32" else 2.0
     if not isinstance(quantization, Mapping):
         return native, native
@@ -268,9 +322,18 @@ def _weight_bytes(config: Config, quantization: object) -> tuple[float, float]:
     for group in (quantization.get("config_groups") or {}).values():
         bits = bits or (group.get("weights") or {}).get("num_bits")
     if bits is None:
-        bits = {"fp8": 8, "fbgemm_fp8": 8, "modelopt": 8, "mxfp4": 4.25, "awq": 4, "gptq": 4, "bitsandbytes": 4}.get(method)
+        bits = {
+            "fp8": 8,
+            "fbgemm_fp8": 8,
+            "modelopt": 8,
+            "mxfp4": 4.25,
+            "awq": 4,
+            "gptq": 4,
+            "bitsandbytes": 4,
+        }.get(method)
     if bits is None:
         raise ConfigError(
-            f"model config: quantization method {method!r} does not say its bits; add 'bits' to quantization_config."
+            f"model config: quantization method {method!r} does not say its bits; add 'bits' to "
+            "quantization_config."
         )
     return float(bits) / 8.0, native

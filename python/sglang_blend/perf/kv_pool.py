@@ -1,10 +1,13 @@
 """The KV pool of the simulated engine and the radix cache that lives in it.
 
-The cache holds whole segments of the `SegmentTree`, not tokens. Segments on the path of an admitted request are locked;
+The cache holds whole segments of the `SegmentTree`, not tokens. Segments on the path of an admitted request
+are locked;
 unlocked ones, and what finished requests leave behind, stay until the room is needed.
 
-Eviction keeps SGLang's leaf-first order without a heap: a segment becomes evictable at the moment its last reader
-finishes, never before its children do, so the order of unlocking is the LRU order with children before parents.
+Eviction keeps SGLang's leaf-first order without a heap: a segment becomes evictable at the moment its last
+reader
+finishes, never before its children do, so the order of unlocking is the LRU order with children before
+parents.
 With demand-aware eviction, segments that waiting requests still need go only after everything else.
 """
 
@@ -112,7 +115,9 @@ class KvPool:
         self.private += num_tokens
 
     def release(self, request: int, private_len: int, *, keep: bool) -> None:
-        """Unlocks a request's path; its private tokens stay cached (`keep`) or are freed at once (retraction)."""
+        """Unlocks a request's path; its private tokens stay cached (`keep`) or are freed at once
+        (retraction).
+        """
         self.private -= private_len
         if keep and private_len:
             self._cold.append((_LEFTOVER, private_len, 0))
@@ -149,7 +154,9 @@ class KvPool:
     def _make_room(self, num_tokens: int) -> None:
         while self.free < num_tokens:
             queue = self._cold or self._wanted
-            assert queue, f"pool of {self.capacity} tokens: {num_tokens} asked, {self.free} free, nothing to evict"
+            assert queue, (
+                f"pool of {self.capacity} tokens: {num_tokens} asked, {self.free} free, nothing to evict"
+            )
             node, length, stamp = queue.popleft()
             if node != _LEFTOVER:
                 if self._readers[node] or not self._present[node] or self._stamp[node] != stamp:
@@ -173,7 +180,9 @@ class KvPool:
         cached = sum(self._seg_len[i] for i in nodes if self._present[i] and not self._readers[i])
         leftovers = sum(length for node, length, _ in self._cold if node == _LEFTOVER)
         assert locked == self.locked, f"locked {self.locked}, counted {locked}"
-        assert cached + leftovers == self.evictable, f"evictable {self.evictable}, counted {cached + leftovers}"
+        assert cached + leftovers == self.evictable, (
+            f"evictable {self.evictable}, counted {cached + leftovers}"
+        )
         total = self.free + self.private + self.locked + self.evictable
         assert total == self.capacity, f"{total} tokens accounted for in a pool of {self.capacity}"
         assert min(self.free, self.private, self.evictable) >= 0, (self.free, self.private, self.evictable)

@@ -1,6 +1,7 @@
 """Measured kernel times, which take precedence over the roofline.
 
-`read_mlp_profile(path, tp_size)` turns a profile of one layer's kernels by token count (the CSV form of Vidur's
+`read_mlp_profile(path, tp_size)` turns a profile of one layer's kernels by token count (the CSV form of
+Vidur's
 data/profiling/compute) into a `GemmCurve`: seconds of all linear layers for a step of n tokens.
 """
 
@@ -39,10 +40,14 @@ class GemmCurve:
 
     def __post_init__(self) -> None:
         if self.num_tokens.size < 2 or np.any(np.diff(self.num_tokens) <= 0) or np.any(self.layer_s <= 0):
-            raise ConfigError(f"profile {self.source!r} needs at least two token counts with times above 0; profile again.")
+            raise ConfigError(
+                f"profile {self.source!r} needs at least two token counts with times above 0; profile again."
+            )
 
     def seconds(self, num_tokens: float) -> float:
-        """One layer's time at `num_tokens`: interpolated inside, the last point's rate beyond, flat below the first."""
+        """One layer's time at `num_tokens`: interpolated inside, the last point's rate beyond, flat
+        below the first.
+        """
         last = float(self.num_tokens[-1])
         if num_tokens > last:
             return float(self.layer_s[-1]) * num_tokens / last
@@ -50,7 +55,9 @@ class GemmCurve:
 
     @property
     def token_s(self) -> float:
-        """Seconds per token of one layer where the curve is steepest-efficient (its best rate): the compute-bound limit."""
+        """Seconds per token of one layer where the curve is steepest-efficient (its best rate): the
+        compute-bound limit.
+        """
         return float(np.min(self.layer_s / self.num_tokens))
 
     @property
@@ -63,7 +70,8 @@ def read_mlp_profile(path: Path, *, tp_size: int = 1) -> GemmCurve:
     """Reads a Vidur-like mlp.csv (plain or gzip) for one tensor-parallel degree.
 
     Args:
-        path: the CSV; needs `num_tokens`, `num_tensor_parallel_workers` and `time_stats.<kernel>.median` in ms.
+        path: the CSV; needs `num_tokens`, `num_tensor_parallel_workers` and
+            `time_stats.<kernel>.median` in ms.
         tp_size: which rows to keep.
 
     Returns:
@@ -73,16 +81,19 @@ def read_mlp_profile(path: Path, *, tp_size: int = 1) -> GemmCurve:
         ConfigError: unreadable, a column missing, or no row for `tp_size`.
     """
     try:
-        opened = gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
-        with opened as file:
+        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise ConfigError(f"profile {str(path)!r} cannot be read ({error}); give a CSV of kernel times.") from error
+        raise ConfigError(
+            f"profile {str(path)!r} cannot be read ({error}); give a CSV of kernel times."
+        ) from error
     columns = [f"time_stats.{kernel}.median" for kernel in _KERNELS]
     wanted = [*columns, "num_tokens", "num_tensor_parallel_workers"]
     missing = [name for name in wanted if not rows or name not in rows[0]]
     if missing:
-        raise ConfigError(f"profile {str(path)!r} lacks the column {missing[0]!r}; needed are {', '.join(wanted)}.")
+        raise ConfigError(
+            f"profile {str(path)!r} lacks the column {missing[0]!r}; needed are {', '.join(wanted)}."
+        )
     degrees = sorted({int(row["num_tensor_parallel_workers"]) for row in rows})
     if tp_size not in degrees:
         raise ConfigError(f"profile {str(path)!r} has no rows for tp_size {tp_size}; allowed are {degrees}.")
@@ -91,7 +102,9 @@ def read_mlp_profile(path: Path, *, tp_size: int = 1) -> GemmCurve:
         tokens = np.array([float(row["num_tokens"]) for row in chosen])
         layer = np.array([sum(float(row[name] or "nan") for name in columns) for row in chosen]) * 1e-3
     except ValueError as error:
-        raise ConfigError(f"profile {str(path)!r} holds a value that is no number ({error}); profile again.") from error
+        raise ConfigError(
+            f"profile {str(path)!r} holds a value that is no number ({error}); profile again."
+        ) from error
     keep = np.isfinite(layer)
     unique, inverse = np.unique(tokens[keep], return_inverse=True)
     mean = np.bincount(inverse, weights=layer[keep]) / np.bincount(inverse)

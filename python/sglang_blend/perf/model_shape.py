@@ -1,7 +1,8 @@
 """What the planner needs to know of a model: parameters, attention widths, windows, KV bytes.
 
 `shape_from_config(config)` reads a Hugging Face config dict, `shape_from_path(folder)` a model folder, and
-`model_shape(name_or_path)` also knows the shapes of `shape_registry`. Models with state-space or linear-attention
+`model_shape(name_or_path)` also knows the shapes of `shape_registry`. Models with state-space or linear-
+attention
 layers are refused: their memory does not grow with the context, which this cost model cannot express.
 """
 
@@ -94,7 +95,7 @@ class ModelShape:
         dense = self.num_params - self.expert_params
         if not self.num_experts:
             return dense * self.weight_bytes_per_param
-        idle = (1.0 - self.experts_per_token / self.num_experts) ** num_tokens
+        idle: float = (1.0 - self.experts_per_token / self.num_experts) ** num_tokens
         return (dense + self.expert_params * (1.0 - idle)) * self.weight_bytes_per_param
 
     def with_kv_dtype(self, dtype: str) -> ModelShape:
@@ -106,7 +107,9 @@ class ModelShape:
         if dtype == "auto":
             return self
         if dtype not in KV_DTYPE_BYTES:
-            raise ConfigError(f"KV dtype {dtype!r} is unknown; allowed are auto, {', '.join(KV_DTYPE_BYTES)}.")
+            raise ConfigError(
+                f"KV dtype {dtype!r} is unknown; allowed are auto, {', '.join(KV_DTYPE_BYTES)}."
+            )
         return replace(self, kv_bytes=KV_DTYPE_BYTES[dtype])
 
 
@@ -116,8 +119,19 @@ def check_shape(shape: ModelShape) -> ModelShape:
     Raises:
         ConfigError: a size is not a finite number above 0.
     """
-    for field in ("num_params", "active_params", "num_layers", "num_heads", "num_kv_heads", "kv_width", "kv_bytes"):
+    for field in (
+        "num_params",
+        "active_params",
+        "num_layers",
+        "num_heads",
+        "num_kv_heads",
+        "kv_width",
+        "kv_bytes",
+    ):
         value = float(getattr(shape, field))
         if not math.isfinite(value) or value <= 0:
-            raise ConfigError(f"model {shape.name!r}: {field} is {value:g}, allowed is a number above 0; check its config.json.")
+            raise ConfigError(
+                f"model {shape.name!r}: {field} is {value:g}, allowed is a number above 0; check its "
+                "config.json."
+            )
     return shape

@@ -1,6 +1,7 @@
 """Seconds of compute and of memory traffic, from a model's shape and an accelerator's rates.
 
-`RooflineCost(shape=..., hardware=...)` is the planner's cost model (per request, no sharing) and gives the simulator its
+`RooflineCost(shape=..., hardware=...)` is the planner's cost model (per request, no sharing) and gives the
+simulator its
 per-step times. `paper_cost(...)` is the same with the paper's constants: vendor peaks and no attention term.
 """
 
@@ -34,16 +35,20 @@ class RooflineCost:
     """Cost of requests and steps on `tp_size` accelerators that work as one.
 
     Attributes:
-        shape, hardware, tp_size: the model and what it runs on; rates and memory scale with tp_size, the time of
+        shape, hardware, tp_size: the model and what it runs on; rates and memory scale with tp_size,
+            the time of
             all-reduces is not modelled.
         gemm_curve: measured seconds of a layer's linear kernels; replaces the roofline of the weights.
         count_attention: whether prefill attention FLOPs count (the paper leaves them out).
-        mem_fraction, reserve_bytes: KV memory is mem_fraction * memory - weights - reserve_bytes per accelerator.
+        mem_fraction, reserve_bytes: KV memory is mem_fraction * memory - weights - reserve_bytes per
+            accelerator.
         pool_tokens: KV pool in tokens, when it is known; overrides the estimate.
 
     Source: BlendServe, arXiv:2411.16102, section 4: Comp(r) = 2 (p + d) P_model / compute and
-    Mem(r) = (p d + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted, causally
-    (half of the paper's 4 p^2 H L); windows cap what a token sees; and decode attention whose FLOPs take longer
+    Mem(r) = (p d + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted,
+    causally
+    (half of the paper's 4 p^2 H L); windows cap what a token sees; and decode attention whose FLOPs take
+    longer
     than its reads (MLA) counts that longer time as memory time, since it runs in the same kernel.
     """
 
@@ -58,15 +63,24 @@ class RooflineCost:
 
     def __post_init__(self) -> None:
         if self.tp_size < 1:
-            raise ConfigError(f"tp_size is {self.tp_size}, allowed is a whole number from 1; correct --tp-size.")
+            raise ConfigError(
+                f"tp_size is {self.tp_size}, allowed is a whole number from 1; correct --tp-size."
+            )
         if not 0 < self.mem_fraction <= 1:
-            raise ConfigError(f"mem_fraction is {self.mem_fraction}, allowed is above 0 up to 1; correct --mem-fraction-static.")
+            raise ConfigError(
+                f"mem_fraction is {self.mem_fraction}, allowed is above 0 up to 1; correct "
+                "--mem-fraction-static."
+            )
         if self.pool_tokens is not None and self.pool_tokens < 1:
-            raise ConfigError(f"kv pool is {self.pool_tokens} tokens, allowed is 1 or more; correct --max-total-tokens.")
+            raise ConfigError(
+                f"kv pool is {self.pool_tokens} tokens, allowed is 1 or more; correct --max-total-tokens."
+            )
         if self.pool_tokens is None and self._kv_memory_bytes() < self.shape.kv_bytes_per_token(self.tp_size):
             raise ConfigError(
-                f"{self.shape.name} has {self.shape.weight_bytes / 1e9:.1f} GB of weights and leaves no room for KV in "
-                f"{self.tp_size} x {self.hardware.name} ({self.tp_size * self.hardware.memory_bytes / 1e9:.1f} GB); "
+                f"{self.shape.name} has {self.shape.weight_bytes / 1e9:.1f} GB of weights and leaves "
+                "no room for KV in "
+                f"{self.tp_size} x {self.hardware.name} "
+                f"({self.tp_size * self.hardware.memory_bytes / 1e9:.1f} GB); "
                 "raise tp_size or choose larger hardware."
             )
 
@@ -113,17 +127,23 @@ class RooflineCost:
 
     @cached_property
     def _attention_flop_per_s(self) -> float:
-        return self.hardware.effective_flop_per_s * self.tp_size  # attention runs in 16 bit whatever the weights are
+        return (
+            self.hardware.effective_flop_per_s * self.tp_size
+        )  # attention runs in 16 bit whatever the weights are
 
     @cached_property
     def pair_s(self) -> tuple[float, float]:
-        """Seconds per (query, visible token) pair of prefill, over the full layers and over the windowed ones."""
+        """Seconds per (query, visible token) pair of prefill, over the full layers and over the
+        windowed ones.
+        """
         one = self.shape.prefill_flop_per_pair / self._attention_flop_per_s if self.count_attention else 0.0
         return one * self.shape.num_full_layers, one * self.shape.num_window_layers
 
     @cached_property
     def kv_read_s(self) -> tuple[float, float]:
-        """Seconds per cached token that one decode step reads, over the full layers and over the windowed ones."""
+        """Seconds per cached token that one decode step reads, over the full layers and over the
+        windowed ones.
+        """
         read = self.shape.kv_bytes_per_token(self.tp_size) / self.shape.num_layers / self.bytes_per_s
         one = max(read, self.shape.decode_flop_per_pair / self._attention_flop_per_s)
         return one * self.shape.num_full_layers, one * self.shape.num_window_layers
@@ -145,7 +165,7 @@ class RooflineCost:
         return seconds
 
     def compute_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
-        """Compute seconds of each request without prefix sharing: the prompt's prefill and one token per output.
+        """Compute seconds of each request, nothing shared: the prompt's prefill and one token per output.
 
         Args:
             prompt_len, output_len: (n,) int64 (output lengths may be fractional estimates), tokens.
@@ -176,10 +196,16 @@ class RooflineCost:
         return np.asarray(seconds, dtype=np.float64)
 
 
-def paper_cost(shape: ModelShape, hardware: Hardware, *, tp_size: int = 1, pool_tokens: int | None = None) -> RooflineCost:
+def paper_cost(
+    shape: ModelShape, hardware: Hardware, *, tp_size: int = 1, pool_tokens: int | None = None
+) -> RooflineCost:
     """The paper's formulas as printed: vendor peaks, no prefill attention (BlendServe section 4)."""
     return RooflineCost(
-        shape=shape, hardware=hardware.at_peak(), tp_size=tp_size, count_attention=False, pool_tokens=pool_tokens
+        shape=shape,
+        hardware=hardware.at_peak(),
+        tp_size=tp_size,
+        count_attention=False,
+        pool_tokens=pool_tokens,
     )
 
 
@@ -187,5 +213,7 @@ def _lengths(name: str, values: IntArray) -> FloatArray:
     lengths = np.asarray(values, dtype=np.float64)
     if lengths.size and not (np.isfinite(lengths).all() and lengths.min() >= 0):
         bad = lengths[~(np.isfinite(lengths) & (lengths >= 0))].flat[0]
-        raise ConfigError(f"{name} holds {bad}, allowed are finite numbers of tokens from 0; correct the lengths.")
+        raise ConfigError(
+            f"{name} holds {bad}, allowed are finite numbers of tokens from 0; correct the lengths."
+        )
     return lengths

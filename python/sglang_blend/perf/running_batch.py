@@ -1,7 +1,9 @@
 """The running batch of the simulated engine, kept as sums and a finish heap.
 
-Each decode step adds one token to every running request, so a step changes only two sums; requests are looked at when
-they join, finish, are retracted, or grow past a sliding window. `Forecast` keeps what admission and pacing ask about:
+Each decode step adds one token to every running request, so a step changes only two sums; requests are looked
+at when
+they join, finish, are retracted, or grow past a sliding window. `Forecast` keeps what admission and pacing
+ask about:
 expected finishes in order.
 """
 
@@ -36,7 +38,9 @@ class RunningBatch:
         # Heaps of (step, join number, request); an entry whose join number is not the request's own is stale.
         self._finish: list[tuple[int, int, int]] = []
         self._reach: list[tuple[int, int, int]] = []  # when a request reaches the window
-        self._joined: dict[int, tuple[int, int, int]] = {}  # request -> (step_no and KV tokens at join, join number)
+        self._joined: dict[
+            int, tuple[int, int, int]
+        ] = {}  # request -> (step_no and KV tokens at join, join number)
 
     def join(self, request: int, kv_len: int, num_steps: int) -> None:
         """Adds a request with `kv_len` cached tokens and `num_steps` (>= 1) decode steps to go."""
@@ -89,15 +93,22 @@ class RunningBatch:
         return kv_len
 
     def retraction_victim(self, generated_before: list[int]) -> int:
-        """The request that SGLang would retract: fewest output tokens, then the longest KV, then the latest number."""
+        """The request that SGLang would retract: fewest output tokens, then the longest KV, then
+        the latest number.
+        """
         now = self.step_no
         return min(
-            self._joined, key=lambda r: (generated_before[r] + now - self._joined[r][0], -self._joined[r][1], -r)
+            self._joined,
+            key=lambda r: (generated_before[r] + now - self._joined[r][0], -self._joined[r][1], -r),
         )
 
     def steps_since_join(self, request: int) -> int:
         """Decode steps that a running request has done since it joined."""
         return self.step_no - self._joined[request][0]
+
+    def steps_since_joins(self) -> int:
+        """Decode steps of all running requests since they joined, together."""
+        return sum(self.step_no - since for since, _, _ in self._joined.values())
 
     def _is_stale(self, entry: tuple[int, int, int]) -> bool:
         joined = self._joined.get(entry[2])
@@ -107,14 +118,20 @@ class RunningBatch:
 class Forecast:
     """Expected finishes of the admitted requests, in order, as arrays.
 
-    All times are decode steps counted as if a request joined when it was admitted. An estimate that has run out becomes
+    All times are decode steps counted as if a request joined when it was admitted. An estimate that has
+    run out becomes
     "an eighth of what it generated, at least 8 steps", again and again.
     """
 
     def __init__(self) -> None:
         self._size = 0
-        # (5, capacity) float64 by ascending expected finish: finish step, private tokens and kv tokens (both less the
-        # step of admission, so that adding the step gives the present value), estimated output, cap on the finish step.
+        self._final_private = (
+            0.0  # sum of private tokens that each request holds when it is expected to finish
+        )
+        # (5, capacity) float64 by ascending expected finish: finish step, private tokens and kv
+        # tokens (both less the
+        # step of admission, so that adding the step gives the present value), estimated output,
+        # cap on the finish step.
         self._rows = np.zeros((5, 256))
         self._requests = np.zeros(256, np.int64)
 
@@ -124,9 +141,19 @@ class Forecast:
         return self._size
 
     def add(
-        self, request: int, *, step_no: int, private_len: int, kv_len: int, est_steps: float, cap_steps: float, generated: int
+        self,
+        request: int,
+        *,
+        step_no: int,
+        private_len: int,
+        kv_len: int,
+        est_steps: float,
+        cap_steps: float,
+        generated: int,
     ) -> None:
-        """Adds an admitted request: tokens now, expected and largest number of decode steps to go, tokens generated before."""
+        """Adds an admitted request: tokens now, expected and largest number of decode steps to go,
+        tokens generated before.
+        """
         if self._size == self._rows.shape[1]:
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
             self._requests = np.concatenate([self._requests, np.zeros_like(self._requests)])
@@ -135,17 +162,31 @@ class Forecast:
         at = int(self._rows[0, :size].searchsorted(finish, side="right"))
         self._rows[:, at + 1 : size + 1] = self._rows[:, at:size]
         self._requests[at + 1 : size + 1] = self._requests[at:size]
-        self._rows[:, at] = (finish, private_len - step_no, kv_len - step_no, est_steps + generated, step_no + cap_steps)
+        self._rows[:, at] = (
+            finish,
+            private_len - step_no,
+            kv_len - step_no,
+            est_steps + generated,
+            step_no + cap_steps,
+        )
         self._requests[at] = request
         self._size += 1
+        self._final_private += private_len + est_steps
 
     def remove(self, request: int) -> None:
         """Forgets a request that finished, was retracted or not admitted after all."""
         at = int((self._requests[: self._size] == request).argmax())
         assert self._requests[at] == request, f"request {request} is not in the forecast"
+        self._final_private -= float(self._rows[0, at] + self._rows[1, at])
         self._rows[:, at : self._size - 1] = self._rows[:, at + 1 : self._size]
         self._requests[at : self._size - 1] = self._requests[at + 1 : self._size]
         self._size -= 1
+
+    def fits(self, step_no: int, limit: float) -> bool:
+        """Whether `peak_private` stays within the limit."""
+        if self._size and self._rows[0, 0] > step_no and self._final_private <= limit:
+            return True  # even if nobody finished before the last
+        return self.peak_private(step_no) <= limit
 
     def peak_private(self, step_no: int) -> float:
         """Largest sum of private tokens that is to be expected, from now on, if nothing more is admitted.
@@ -156,7 +197,7 @@ class Forecast:
         if not self._size:
             return 0.0
         rem, private = self.remaining(step_no), self._rows[1, : self._size] + step_no
-        if len(rem) > 1 and np.any(rem[:-1] > rem[1:]):
+        if self._rows[0, 0] <= step_no:  # estimates that ran out are no longer in order
             order = np.argsort(rem, kind="stable")
             rem, private = rem[order], private[order]
         later = private[::-1].cumsum()[::-1]

@@ -1,127 +1,34 @@
 """An iteration-level model of the serving engine: what a schedule would take, without a GPU.
 
-`Workload.from_table(table, output_len)` prepares a job once; `simulate(workload, sequence, cost, config)` runs one order
-in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can happen but decode
+`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate(job, sequence, cost, config)` runs
+one order
+in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can
+happen but decode
 are taken many at once, exactly as if one by one. Results are simulated, never measured.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
-from sglang_blend.core.prefix_tree import build_prefix_tree
-from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
-from sglang_blend.perf.arrays import FloatArray, IntArray
-from sglang_blend.perf.bounds import Bounds, bounds_of
+from sglang_blend.perf.arrays import IntArray
+from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.feed import Feed, ListFeed
 from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import Pacer
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
-from sglang_blend.perf.segments import SegmentTree, segments_of
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation, Timeline
 from sglang_blend.perf.step_time import KvRead, StepTimer
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """A job to simulate.
-
-    Attributes:
-        tree: shared prompt segments.
-        output_len: (n,) int64, true output lengths, tokens.
-        est_output_len: (n,) float64, what admission and pacing believe.
-        max_new_tokens: (n,) int64, caps.
-    """
-
-    tree: SegmentTree
-    output_len: IntArray
-    est_output_len: FloatArray
-    max_new_tokens: IntArray
-
-    @classmethod
-    def from_table(
-        cls, table: RequestTable, output_len: IntArray, est_output_len: FloatArray | None = None, *, page_size: int = 1
-    ) -> Workload:
-        """Builds the tree of a table; without estimates the true lengths are known."""
-        est = np.asarray(output_len if est_output_len is None else est_output_len, dtype=np.float64)
-        tree = segments_of(build_prefix_tree(table, page_size=page_size))
-        return cls(tree=tree, output_len=output_len, est_output_len=est, max_new_tokens=table.max_new_tokens)
-
-    def with_estimates(self, est_output_len: FloatArray) -> Workload:
-        """The same job with other beliefs about output lengths."""
-        return Workload(
-            tree=self.tree,
-            output_len=self.output_len,
-            est_output_len=np.asarray(est_output_len, dtype=np.float64),
-            max_new_tokens=self.max_new_tokens,
-        )
-
-    @property
-    def n(self) -> int:
-        """Number of requests."""
-        return len(self.output_len)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """One row a recorded step: seconds at its end, decode requests, prefill tokens, pool tokens in use, steps it stands for."""
-
-    end_s: FloatArray
-    batch_size: IntArray
-    prefill_tokens: IntArray
-    tokens_in_use: IntArray
-    num_steps: IntArray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What one order takes in one simulated engine.
-
-    Attributes:
-        makespan_s: first step to last token.
-        bounds: optimum, practical optimum and sequential floor of the job.
-        computed_tokens: prompt tokens computed on first admission.
-        recomputed_tokens: prompt and output tokens computed again after retraction.
-        output_tokens: tokens generated.
-        sharing_kept: tokens saved by the cache over the tokens that full sharing saves; 1.0 where nothing is shared.
-        retractions: requests sent back to the queue.
-        num_steps: engine steps.
-        tail_s: seconds after the last request was admitted.
-        mean_kv_occupancy: admitted requests' tokens over the pool, mean over time.
-        timeline: None unless asked for.
-    """
-
-    makespan_s: float
-    bounds: Bounds
-    computed_tokens: int
-    recomputed_tokens: int
-    output_tokens: int
-    sharing_kept: float
-    retractions: int
-    num_steps: int
-    tail_s: float
-    mean_kv_occupancy: float
-    timeline: Timeline | None = None
-
-    @property
-    def optimum_fraction(self) -> float:
-        """max(compute, KV reads) over the makespan: the paper's share of the optimum."""
-        return self.bounds.optimum_s / self.makespan_s if self.makespan_s else 1.0
-
-    @property
-    def practical_fraction(self) -> float:
-        """The same against the bound with weight reads and interference."""
-        return self.bounds.practical_s / self.makespan_s if self.makespan_s else 1.0
-
-
 def simulate(
-    workload: Workload,
+    job: SimulatedJob,
     sequence: IntArray,
     cost: RooflineCost,
     config: EngineConfig,
@@ -132,7 +39,7 @@ def simulate(
     """Runs one order through one engine.
 
     Args:
-        workload: the job.
+        job: the job.
         sequence: (n,) int64, requests in planned order, each once.
         cost: times and pool size.
         config: the engine.
@@ -142,9 +49,11 @@ def simulate(
     Raises:
         PlanError: a request cannot fit the pool even alone, or the sequence is no permutation.
     """
-    if len(sequence) != workload.n or not np.array_equal(np.sort(sequence), np.arange(workload.n)):
-        raise PlanError(f"the order names {len(sequence)} requests, the job has {workload.n}, each once; plan again")
-    engine = SimulatedEngine(workload, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
+    if len(sequence) != job.n or not np.array_equal(np.sort(sequence), np.arange(job.n)):
+        raise PlanError(
+            f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
+        )
+    engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
     engine.run()
     return engine.result()
 
@@ -164,26 +73,33 @@ class SimulatedEngine:
     """The engine's state and its loop; use `simulate` unless you want to look inside."""
 
     def __init__(
-        self, workload: Workload, feed: Feed, cost: RooflineCost, config: EngineConfig, *, record_timeline: bool = False
+        self,
+        job: SimulatedJob,
+        feed: Feed,
+        cost: RooflineCost,
+        config: EngineConfig,
+        *,
+        record_timeline: bool = False,
     ) -> None:
         self.config = config
-        self.pool = KvPool(workload.tree, cost.kv_pool_tokens, config.eviction)
+        self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
         self.forecast = Forecast()
         self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
-        self.pacer = Pacer(workload.tree, workload.est_output_len, cost, config, self.timer)
+        self.pacer = Pacer(job.tree, job.est_output_len, cost, config, self.timer)
         self.feed = feed
-        self._workload = workload
+        self._budget_tokens = config.budget_tokens(cost)
+        self._job = job
         self._cost = cost
-        self._prompt_len: list[int] = workload.tree.prompt_len.tolist()
-        self._private_prompt: list[int] = workload.tree.private_len.tolist()
-        self._output_len: list[int] = workload.output_len.tolist()
-        self._est: list[float] = workload.est_output_len.tolist()
-        self._cap: list[int] = np.maximum(workload.max_new_tokens, workload.output_len).tolist()
+        self._prompt_len: list[int] = job.tree.prompt_len.tolist()
+        self._private_prompt: list[int] = job.tree.private_len.tolist()
+        self._output_len: list[int] = job.output_len.tolist()
+        self._admission_len: list[float] = job.admission_output_len.tolist()
+        self._cap: list[int] = np.maximum(job.max_new_tokens, job.output_len).tolist()
         self._check_sizes()
-        self.generated = [0] * workload.n
-        self.finished = [0] * workload.n
+        self.generated = [0] * job.n
+        self.finished = [0] * job.n
         self._prefilling: deque[_Prefill] = deque()
         self._blocked = False
         self._retry_at = 0
@@ -200,24 +116,27 @@ class SimulatedEngine:
         self._rows: list[tuple[float, int, int, int, int]] | None = [] if record_timeline else None
 
     def _check_sizes(self) -> None:
-        need = self._workload.tree.prompt_len + np.maximum(self._workload.output_len, 1)
+        need = self._job.tree.prompt_len + np.maximum(self._job.output_len, 1)
         if need.size and need.max() >= self.pool.capacity:
             worst = int(need.argmax())
             raise PlanError(
-                f"request {worst} needs {int(need[worst])} tokens of KV, the pool holds {self.pool.capacity}; "
+                f"request {worst} needs {int(need[worst])} tokens of KV, the pool holds "
+                f"{self.pool.capacity}; "
                 "use larger hardware, more tp or shorter requests"
             )
 
     def run(self) -> None:
         """Steps until every request has finished."""
-        step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(self.config.mode, self._step_mixed)
-        while self._num_done < self._workload.n:
+        step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(
+            self.config.mode, self._step_mixed
+        )
+        while self._num_done < self._job.n:
             step()
 
     # ---- one step of each kind of engine
 
     def _step_default(self) -> None:
-        tokens, attention_s, ready = self._collect_prefill(self.config.budget_tokens)
+        tokens, attention_s, ready = self._collect_prefill(self._budget_tokens)
         if not tokens:
             self._decode_run()
             return
@@ -225,8 +144,11 @@ class SimulatedEngine:
         self._join(ready)
 
     def _step_mixed(self) -> None:
-        self._make_decode_room(1)
-        tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
+        self._make_decode_room()
+        tokens, attention_s = 0, 0.0
+        ready: list[int] = []
+        if self._prefilling or self._may_admit():
+            tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
         if not tokens:
             self._decode_run()
             return
@@ -241,13 +163,13 @@ class SimulatedEngine:
         self._join(ready)
 
     def _step_pdmux(self) -> None:
-        self._make_decode_room(1)
+        self._make_decode_room()
         size = self.running.size
         if not size:
             self._credit_s = 0.0
-            tokens, attention_s, ready = self._collect_prefill(self.config.budget_tokens)
+            tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
             self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
-            self._join(ready)
+            self._join(complete)
             return
         if not self._prefilling and not self._admit_next():
             self._credit_s = 0.0
@@ -256,11 +178,12 @@ class SimulatedEngine:
         self._refresh()
         decode_s = self.timer.muxed_decode_s(size, self._kv_read(), self._split)
         self._credit_s += decode_s
-        tokens, ready = 0, []
+        tokens = 0
+        ready: list[int] = []
         while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
             job = self._prefilling[0]
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
-            piece = min(job.left, max(1, int(self._credit_s / each_s)), self.config.budget_tokens)
+            piece = min(job.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
             attention_s = self.timer.attention_s(job.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
@@ -273,7 +196,7 @@ class SimulatedEngine:
 
     def _decode_run(self) -> None:
         """Decodes as many steps as nothing else can happen in."""
-        self._make_decode_room(1)
+        self._make_decode_room()
         running = self.running
         size = running.size
         if not size:
@@ -291,16 +214,19 @@ class SimulatedEngine:
     def _kv_read(self) -> KvRead:
         running = self.running
         return KvRead(
-            running.kv_tokens + running.size, running.window_tokens + running.num_growing, running.size, running.num_growing
+            running.kv_tokens + running.size,
+            running.window_tokens + running.num_growing,
+            running.size,
+            running.num_growing,
         )
 
     def _prefill_budget(self) -> int:
         size = self.running.size
         if not self.config.paced:
-            return self.config.budget_tokens - size
+            return self._budget_tokens - size
         self._refresh()
         wanted = max(self._budget - size, self.config.min_prefill_tokens)
-        return int(min(wanted, max(self.config.budget_tokens - size, self.config.min_prefill_tokens)))
+        return int(min(wanted, max(self._budget_tokens - size, self.config.min_prefill_tokens)))
 
     def _refresh(self) -> None:
         """Looks at the remaining work again, every few steps."""
@@ -314,7 +240,9 @@ class SimulatedEngine:
             self._budget = self.pacer.token_budget(rest)
 
     def _collect_prefill(self, budget: int) -> tuple[int, float, list[int]]:
-        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is then complete."""
+        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is
+        then complete.
+        """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
         while tokens < budget and (self._prefilling or self._admit_next()):
@@ -335,33 +263,53 @@ class SimulatedEngine:
         self._prefilling.popleft()
         return [job.request]
 
+    def _may_admit(self) -> bool:
+        """Whether it is worth asking: a request waits, and something has changed since one was refused."""
+        refused = self._blocked and self.running.step_no < self._retry_at and self.forecast.size
+        return not refused and self.feed.peek() is not None
+
     def _admit_next(self) -> bool:
         """Admits the next waiting request, if there is one and it fits."""
-        step_no = self.running.step_no
-        if self._blocked and step_no < self._retry_at and self.forecast.size:
+        if not self._may_admit():
             return False
         request = self.feed.peek()
-        if request is None:
-            return False
+        assert request is not None, "a request waits"
+        step_no = self.running.step_no
         generated = self.generated[request]
         kv_len = self._prompt_len[request] + generated
         private_len = self._private_prompt[request] + generated
         cached, relock = self.pool.match(request)
         need = kv_len - cached
-        est_steps = self._est[request] - generated - 1
+        est_steps = self._admission_len[request] - generated - 1
         if est_steps <= 0 and generated:
             est_steps = max(generated // 8, 8)
         cap_steps = max(self._cap[request] - generated - 1, 0)
         alone = not self.forecast.size
         fits = self.forecast.size < self.config.max_running and self.admission.fits(
-            self.pool, self.forecast, step_no=step_no, request=request, need=need, relock=relock, kv_len=kv_len,
-            private_len=private_len, est_steps=max(est_steps, 0), cap_steps=cap_steps, generated=generated,
-        )  # fmt: skip
-        if not fits and alone:  # nothing will ever make more room: start it and let retraction sort out the rest
+            self.pool,
+            self.forecast,
+            step_no=step_no,
+            request=request,
+            need=need,
+            relock=relock,
+            kv_len=kv_len,
+            private_len=private_len,
+            est_steps=max(est_steps, 0),
+            cap_steps=cap_steps,
+            generated=generated,
+        )
+        if (
+            not fits and alone
+        ):  # nothing will ever make more room: start it and let retraction sort out the rest
             self.forecast.add(
-                request, step_no=step_no, private_len=private_len, kv_len=kv_len, est_steps=max(est_steps, 0),
-                cap_steps=cap_steps, generated=generated,
-            )  # fmt: skip
+                request,
+                step_no=step_no,
+                private_len=private_len,
+                kv_len=kv_len,
+                est_steps=max(est_steps, 0),
+                cap_steps=cap_steps,
+                generated=generated,
+            )
             fits = True
         self._blocked = not fits
         if not fits:
@@ -406,11 +354,11 @@ class SimulatedEngine:
     def _private_len(self, request: int, kv_len: int) -> int:
         return kv_len - self._prompt_len[request] + self._private_prompt[request]
 
-    def _make_decode_room(self, num_steps: int) -> None:
-        """Retracts until the running batch can decode `num_steps` steps."""
-        if self.pool.available >= self.running.size * num_steps:
+    def _make_decode_room(self) -> None:
+        """Retracts until the running batch can decode a step."""
+        if self.pool.available >= self.running.size:
             return
-        while self.pool.available < self.running.size * num_steps:
+        while self.pool.available < self.running.size:
             request = self.running.retraction_victim(self.generated)
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
@@ -419,7 +367,7 @@ class SimulatedEngine:
             self.pacer.on_retract(request)
             self.feed.give_back(request)
             self._retractions += 1
-        generated = sum(self.generated[r] for r in self.forecast.requests)
+        generated = sum(self.generated[r] for r in self.forecast.requests) + self.running.steps_since_joins()
         caps = sum(self._cap[r] for r in self.forecast.requests)
         self.admission.on_retract(generated, caps, self.running.size)
         self._blocked = True
@@ -436,20 +384,23 @@ class SimulatedEngine:
 
     def result(self) -> Simulation:
         """The record of a finished run."""
-        workload = self._workload
-        total = int(workload.tree.prompt_len.sum())
-        possible = total - workload.tree.unique_tokens
+        job = self._job
+        total = int(job.tree.prompt_len.sum())
+        possible = total - job.tree.unique_tokens
         timeline = None
         if self._rows is not None:
             columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
             whole = columns[:, 1:].astype(np.int64)
             timeline = Timeline(
-                end_s=columns[:, 0], batch_size=whole[:, 0], prefill_tokens=whole[:, 1], tokens_in_use=whole[:, 2],
+                end_s=columns[:, 0],
+                batch_size=whole[:, 0],
+                prefill_tokens=whole[:, 1],
+                tokens_in_use=whole[:, 2],
                 num_steps=whole[:, 3],
-            )  # fmt: skip
+            )
         return Simulation(
             makespan_s=self.now_s,
-            bounds=bounds_of(workload.tree, workload.output_len, self._cost, self.config.interference),
+            bounds=bounds_of(job.tree, job.output_len, self._cost, self.config.interference),
             computed_tokens=self._computed,
             recomputed_tokens=self._recomputed,
             output_tokens=sum(self.generated),

@@ -80,26 +80,55 @@ class Source:
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
-        Source(name="burstgpt", prompt=LengthFit(mean=244, sigma=1.0, low=8, high=4096),
-               output=LengthFit(mean=27, sigma=1.0, low=1, high=512), note="means 244/27, sigma 1.0 assumed"),
-        Source(name="wildchat", prompt=LengthFit(mean=496, sigma=1.2, low=8, high=8192),
-               output=LengthFit(mean=256, sigma=0.9, low=1, high=2048), note="means 496/256, sigmas assumed"),
-        Source(name="azure", prompt=LengthFit(mean=2508, sigma=0.8, low=16, high=16384),
-               output=LengthFit(mean=23, sigma=0.8, low=1, high=512), note="means 2508/23, sigma 0.8 assumed"),
-        Source(name="sharegpt", prompt=LengthFit(mean=299, sigma=1.4, low=4, high=4096),
-               output=LengthFit(mean=324, sigma=0.8, low=1, high=2048), note="means of the NanoFlow trace, sigmas assumed"),
-        Source(name="openvid", prompt=LengthFit(mean=121, sigma=0.3, low=32, high=512),
-               output=LengthFit(mean=16384, sigma=0.4, low=4096, high=65536), output_known=True,
-               note="prompt mean 121, frames x 256 normalised to a mean of 16384, sigma 0.4 assumed"),
-        Source(name="openvid-short", prompt=LengthFit(mean=121, sigma=0.3, low=32, high=512),
-               output=LengthFit(mean=2150, sigma=0.4, low=500, high=6000), output_known=True,
-               note="openvid scaled to a median near 2000 tokens, so that a small job has a steady state"),
-        Source(name="mmlu", prompt=LengthFit(mean=109, sigma=0.5, low=24, high=600), num_groups=57,
-               group_prefix=LengthFit(mean=695, sigma=0.3, low=200, high=2000),
-               output=LengthFit(mean=2, sigma=0.0, low=2, high=2), output_known=True,
-               note="57 subjects, 5-shot prefix mean 695 + question mean 109 = 804, output 2, sharing 86.5%"),
+        Source(
+            name="burstgpt",
+            prompt=LengthFit(mean=244, sigma=1.0, low=8, high=4096),
+            output=LengthFit(mean=27, sigma=1.0, low=1, high=512),
+            note="means 244/27, sigma 1.0 assumed",
+        ),
+        Source(
+            name="wildchat",
+            prompt=LengthFit(mean=496, sigma=1.2, low=8, high=8192),
+            output=LengthFit(mean=256, sigma=0.9, low=1, high=2048),
+            note="means 496/256, sigmas assumed",
+        ),
+        Source(
+            name="azure",
+            prompt=LengthFit(mean=2508, sigma=0.8, low=16, high=16384),
+            output=LengthFit(mean=23, sigma=0.8, low=1, high=512),
+            note="means 2508/23, sigma 0.8 assumed",
+        ),
+        Source(
+            name="sharegpt",
+            prompt=LengthFit(mean=299, sigma=1.4, low=4, high=4096),
+            output=LengthFit(mean=324, sigma=0.8, low=1, high=2048),
+            note="means of the NanoFlow trace, sigmas assumed",
+        ),
+        Source(
+            name="openvid",
+            prompt=LengthFit(mean=121, sigma=0.3, low=32, high=512),
+            output=LengthFit(mean=16384, sigma=0.4, low=4096, high=65536),
+            output_known=True,
+            note="prompt mean 121, frames x 256 normalised to a mean of 16384, sigma 0.4 assumed",
+        ),
+        Source(
+            name="openvid-short",
+            prompt=LengthFit(mean=121, sigma=0.3, low=32, high=512),
+            output=LengthFit(mean=2150, sigma=0.4, low=500, high=6000),
+            output_known=True,
+            note="openvid scaled to a median near 2000 tokens, so that a small job has a steady state",
+        ),
+        Source(
+            name="mmlu",
+            prompt=LengthFit(mean=109, sigma=0.5, low=24, high=600),
+            num_groups=57,
+            group_prefix=LengthFit(mean=695, sigma=0.3, low=200, high=2000),
+            output=LengthFit(mean=2, sigma=0.0, low=2, high=2),
+            output_known=True,
+            note="57 subjects, 5-shot prefix mean 695 + question mean 109 = 804, output 2, sharing 86.5%",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def read_trace(path: Path) -> Source:
@@ -109,12 +138,14 @@ def read_trace(path: Path) -> Source:
         InputError: unreadable, a column missing, a value that is no whole number from 1, or no row.
     """
     try:
-        opened = gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
-        with opened as file:
+        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
             reader = csv.DictReader(file)
             for column in ("prompt_tokens", "output_tokens"):
                 if column not in (reader.fieldnames or ()):
-                    raise InputError(f"trace {str(path)!r} lacks the column {column!r}; needed are prompt_tokens, output_tokens.")
+                    raise InputError(
+                        f"trace {str(path)!r} lacks the column {column!r}; needed are prompt_tokens, "
+                        "output_tokens."
+                    )
             rows = [(row["prompt_tokens"], row["output_tokens"]) for row in reader]
     except (OSError, UnicodeDecodeError, EOFError, csv.Error) as error:
         raise InputError(f"trace {str(path)!r} cannot be read ({error}); give a CSV file.") from error
@@ -123,10 +154,13 @@ def read_trace(path: Path) -> Source:
         try:
             lengths[at] = (int(prompt), int(output))
         except (TypeError, ValueError):
-            raise InputError(f"trace {str(path)!r} line {at + 2} has {(prompt, output)}; allowed are whole numbers.") from None
+            raise InputError(
+                f"trace {str(path)!r} line {at + 2} has {(prompt, output)}; allowed are whole numbers."
+            ) from None
         if lengths[at, 0] < 1 or lengths[at, 1] < 0:
             raise InputError(
-                f"trace {str(path)!r} line {at + 2} has lengths {prompt} and {output}; allowed are a prompt from 1 and an output from 0."
+                f"trace {str(path)!r} line {at + 2} has lengths {prompt} and {output}; allowed are a "
+                "prompt from 1 and an output from 0."
             )
     if not len(rows):
         raise InputError(f"trace {str(path)!r} has no requests; give at least one line after the header.")
@@ -134,10 +168,13 @@ def read_trace(path: Path) -> Source:
 
 
 def draw_lengths(source: Source, num: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """(num,) prompt and output lengths; rows of a trace are drawn together, without repeats while they last."""
+    """(num,) prompt and output lengths; rows of a trace are drawn together, without repeats while
+    they last.
+    """
     if source.trace is not None:
         repeats = -(-num // len(source.trace))
         rows = np.concatenate([rng.permutation(len(source.trace)) for _ in range(max(repeats, 1))])[:num]
         return source.trace[rows, 0], source.trace[rows, 1]
-    assert source.prompt is not None and source.output is not None, f"source {source.name} has no lengths"
+    assert source.prompt is not None, f"source {source.name} has no prompt lengths"
+    assert source.output is not None, f"source {source.name} has no output lengths"
     return source.prompt.draw(num, rng), source.output.draw(num, rng)

@@ -1,10 +1,13 @@
 """Re-makes the paper's workloads for any model and hardware: a source, long outputs and shared prefixes.
 
-`synthesise(cost, SynthesisSpec(density=1.4, sharing=0.35), seed=0)` mixes the three kinds of requests so that the whole job
-has the wanted compute density and prefix sharing on that cost model. `paper_trace(1)` to `paper_trace(4)` are the main
+`synthesise(cost, SynthesisSpec(density=1.4, sharing=0.35), seed=0)` mixes the three kinds of requests so that
+the whole job
+has the wanted compute density and prefix sharing on that cost model. `paper_trace(1)` to `paper_trace(4)` are
+the main
 traces, `paper_grid()` the 65 points. The same spec and seed give the same tokens.
 
-Source: BlendServe section 6.2: one of four traces plus OpenVid for the density, then MMLU for the sharing, a system prompt
+Source: BlendServe section 6.2: one of four traces plus OpenVid for the density, then MMLU for the sharing, a
+system prompt
 for each; random token ids where no text is published.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import PlanError
@@ -74,7 +78,9 @@ def paper_trace(number: int, *, num_requests: int = 10_000) -> SynthesisSpec:
         PlanError: no such trace.
     """
     if number not in _PAPER_TRACES:
-        raise PlanError(f"paper trace {number} does not exist; allowed are {', '.join(map(str, _PAPER_TRACES))}")
+        raise PlanError(
+            f"paper trace {number} does not exist; allowed are {', '.join(map(str, _PAPER_TRACES))}"
+        )
     density, sharing = _PAPER_TRACES[number]
     return SynthesisSpec(density=density, sharing=sharing, num_requests=num_requests)
 
@@ -82,7 +88,9 @@ def paper_trace(number: int, *, num_requests: int = 10_000) -> SynthesisSpec:
 def paper_grid(*, num_requests: int = 10_000) -> list[SynthesisSpec]:
     """The paper's 65 points: density 0.80 to 1.40 by 0.05, sharing 0.05 to 0.45 by 0.10."""
     return [
-        SynthesisSpec(density=round(0.80 + 0.05 * i, 2), sharing=round(0.05 + 0.10 * j, 2), num_requests=num_requests)
+        SynthesisSpec(
+            density=round(0.80 + 0.05 * i, 2), sharing=round(0.05 + 0.10 * j, 2), num_requests=num_requests
+        )
         for i in range(13)
         for j in range(5)
     ]
@@ -125,28 +133,38 @@ def synthesise(cost: RooflineCost, spec: SynthesisSpec, *, seed: int) -> Synthes
     """
     if not (0 < spec.density < np.inf and 0 <= spec.sharing < 1 and spec.num_requests >= 3):
         raise PlanError(
-            f"density {spec.density}, sharing {spec.sharing} and {spec.num_requests} requests were asked for; allowed are a "
+            f"density {spec.density}, sharing {spec.sharing} and {spec.num_requests} requests were "
+            "asked for; allowed are a "
             "density above 0, a sharing of 0 up to 1 and at least 3 requests"
         )
     rng = np.random.default_rng(seed)
     kinds = [_named(kind) for kind in (spec.source, spec.long_output, spec.shared_prefix)]
     # Few requests cannot hold 57 groups: keep at least about 20 requests a group.
-    kinds = [replace(k, num_groups=min(k.num_groups, max(1, spec.num_requests // 60))) if k.num_groups else k for k in kinds]
+    kinds = [
+        replace(k, num_groups=min(k.num_groups, max(1, spec.num_requests // 60))) if k.num_groups else k
+        for k in kinds
+    ]
     pools = [_draw_pool(kind, spec, cost, rng) for kind in kinds]
     counts = _solve_counts(pools, spec, cost)
     density, sharing = _achieved(pools, counts, spec, cost)
     table, output_len, source = _build_table(pools, counts, spec, rng)
     return SynthesisedTrace(
-        table=table, output_len=output_len, source=source, source_names=tuple(k.name for k in kinds),
-        density=density, sharing=sharing,
-    )  # fmt: skip
+        table=table,
+        output_len=output_len,
+        source=source,
+        source_names=tuple(k.name for k in kinds),
+        density=density,
+        sharing=sharing,
+    )
 
 
 def _named(source: str | Source) -> Source:
     if isinstance(source, Source):
         return source
     if source not in SOURCES:
-        raise PlanError(f"source {source!r} is unknown; allowed are {', '.join(SOURCES)}, or read a trace CSV")
+        raise PlanError(
+            f"source {source!r} is unknown; allowed are {', '.join(SOURCES)}, or read a trace CSV"
+        )
     return SOURCES[source]
 
 
@@ -173,10 +191,12 @@ def _draw_pool(source: Source, spec: SynthesisSpec, cost: RooflineCost, rng: np.
 
 
 def _solve_counts(pools: list[_Pool], spec: SynthesisSpec, cost: RooflineCost) -> list[int]:
-    """How many requests of each source: three linear equations in the means of those taken, repeated as these change."""
+    """How many requests of each source: three linear equations in the means of those taken,
+    repeated as these change.
+    """
     counts = np.full(3, spec.num_requests / 3.0)
     for _ in range(30):
-        taken = [max(1, min(int(round(c)), spec.num_requests)) for c in counts]
+        taken = [max(1, min(round(float(c)), spec.num_requests)) for c in counts]
         alone = np.array([p.alone_s[:k].mean() for p, k in zip(pools, taken, strict=True)])
         memory = np.array([p.memory_s[:k].mean() for p, k in zip(pools, taken, strict=True)])
         saved = np.array([p.saved_s[:k].mean() for p, k in zip(pools, taken, strict=True)])
@@ -186,7 +206,8 @@ def _solve_counts(pools: list[_Pool], spec: SynthesisSpec, cost: RooflineCost) -
     if counts.min() < -0.5 or not np.isfinite(counts).all():
         names = ", ".join(f"{p.source.name} {c:.0f}" for p, c in zip(pools, counts, strict=True))
         raise PlanError(
-            f"density {spec.density} with sharing {spec.sharing} cannot be made of these sources on this hardware "
+            f"density {spec.density} with sharing {spec.sharing} cannot be made of these sources on "
+            "this hardware "
             f"(it would take {names} requests); choose other targets or sources"
         )
     whole = [max(0, round(float(c))) for c in counts]
@@ -194,11 +215,15 @@ def _solve_counts(pools: list[_Pool], spec: SynthesisSpec, cost: RooflineCost) -
     return whole
 
 
-def _achieved(pools: list[_Pool], counts: list[int], spec: SynthesisSpec, cost: RooflineCost) -> tuple[float, float]:
+def _achieved(
+    pools: list[_Pool], counts: list[int], spec: SynthesisSpec, cost: RooflineCost
+) -> tuple[float, float]:
     pairs = list(zip(pools, counts, strict=True))
     alone = sum(float(p.alone_s[:k].sum()) for p, k in pairs)
     memory = sum(float(p.memory_s[:k].sum()) for p, k in pairs)
-    saved = sum(float(p.saved_s[:k].sum()) - p.first_cost_s(k, cost, spec.system_prompt_len) for p, k in pairs)
+    saved = sum(
+        float(p.saved_s[:k].sum()) - p.first_cost_s(k, cost, spec.system_prompt_len) for p, k in pairs
+    )
     return (alone - saved) / memory, saved / alone
 
 
@@ -214,9 +239,17 @@ def _build_table(
     caps = np.concatenate([_caps(p, k) for p, k in pairs])
     fixed = np.repeat([p.source.output_known for p in pools], counts)
     first_tokens = rng.permutation(np.arange(10, 10 + len(pools)))
-    prefixes = [_prefixes(p, int(first), spec.system_prompt_len, rng) for p, first in zip(pools, first_tokens, strict=True)]
+    prefixes = [
+        _prefixes(p, int(first), spec.system_prompt_len, rng)
+        for p, first in zip(pools, first_tokens, strict=True)
+    ]
     shuffled = rng.permutation(spec.num_requests)
-    prompt_len, output_len, source, group = prompt_len[shuffled], output_len[shuffled], source[shuffled], group[shuffled]
+    prompt_len, output_len, source, group = (
+        prompt_len[shuffled],
+        output_len[shuffled],
+        source[shuffled],
+        group[shuffled],
+    )
     offsets = np.concatenate([[0], np.cumsum(prompt_len)]).astype(np.int64)
     token_ids = rng.integers(100, _VOCAB, int(offsets[-1]), dtype=np.int32)
     for row, (kind, member) in enumerate(zip(source.tolist(), group.tolist(), strict=True)):
@@ -241,7 +274,7 @@ def _caps(pool: _Pool, num: int) -> IntArray:
 
 def _prefixes(
     pool: _Pool, first_token: int, system_len: int, rng: np.random.Generator
-) -> list[np.ndarray[tuple[int], np.dtype[np.int32]]]:
+) -> list[NDArray[np.int32]]:
     system = rng.integers(100, _VOCAB, system_len, dtype=np.int32)
     system[:1] = first_token
     # A group begins with its number, so that groups part exactly after the system prompt.

@@ -1,0 +1,147 @@
+"""Predicts the makespan of a schedule with the simulator, for `auto` and for the plan's report.
+
+`predictor = MakespanPredictor(table, cost, engine)`, then `predictor(schedule)` gives seconds. Predictions
+are simulated.
+
+A job of more than `max_requests` is not simulated whole. Whole subtrees of at most a 400th of the requests
+are drawn at
+random until the sample is full, once with all of the sample and once with half of it; the requests keep their
+planned
+order. Filling and draining the engine costs the same in both, so the makespan of the whole job is extended
+from the two
+along the work (compute plus memory seconds): T = T_s + (W - W_s) (T_s - T_h) / (W_s - W_h).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
+from sglang_blend.core.request import RequestTable, Schedule
+from sglang_blend.perf.arrays import IntArray
+from sglang_blend.perf.bounds import bounds_of
+from sglang_blend.perf.engine_config import EngineConfig
+from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.perf.segments import SegmentTree
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
+from sglang_blend.perf.simulator import simulate
+
+_BLOCKS = 400
+
+
+class MakespanPredictor:
+    """Simulates schedules of one job on one engine.
+
+    Args:
+        table, cost, engine: the job and what runs it.
+        tree: the job's prefix tree, when it is there already.
+        output_len: (n,) int64, true output lengths; None takes each schedule's estimates for the truth.
+        max_requests: larger jobs are sampled.
+        seed: of the sample.
+    """
+
+    def __init__(
+        self,
+        table: RequestTable,
+        cost: RooflineCost,
+        engine: EngineConfig,
+        *,
+        tree: PrefixTree | None = None,
+        output_len: IntArray | None = None,
+        max_requests: int = 20_000,
+        seed: int = 0,
+    ) -> None:
+        self._cost, self._engine = cost, engine
+        self._known_len = output_len
+        tree = build_prefix_tree(table) if tree is None else tree
+        self._job = SimulatedJob.from_table(table, table.max_new_tokens, tree=tree)
+        self._samples: list[IntArray] = []
+        if table.n > max_requests:
+            drawn = _draw_rows(tree, max_requests, np.random.default_rng(seed))
+            self._samples = [np.sort(drawn), np.sort(drawn[: len(drawn) // 2])]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the job is too large to simulate whole."""
+        return bool(self._samples)
+
+    def __call__(self, schedule: Schedule) -> float:
+        """Seconds that the schedule is predicted to take."""
+        job = self._job_of(schedule)
+        if not self.is_sampled:
+            return simulate(job, schedule.sequence, self._cost, self._engine).makespan_s
+        whole, half = (_restrict(job, schedule, rows) for rows in self._samples)
+        seconds = [
+            simulate(part, sequence, self._cost, self._engine).makespan_s for part, sequence in (whole, half)
+        ]
+        work = [self._work_s(part) for part in (job, whole[0], half[0])]
+        pace = (seconds[0] - seconds[1]) / (work[1] - work[2]) if work[1] > work[2] else seconds[0] / work[1]
+        # No engine is faster than the optimum, which is at least half of compute + memory.
+        return seconds[0] + (work[0] - work[1]) * max(pace, 0.5)
+
+    def simulation(self, schedule: Schedule) -> Simulation:
+        """The whole job's record, however large the job is."""
+        return simulate(self._job_of(schedule), schedule.sequence, self._cost, self._engine)
+
+    def _job_of(self, schedule: Schedule) -> SimulatedJob:
+        truth = schedule.est_output_len if self._known_len is None else self._known_len
+        return replace(self._job.believing(schedule), output_len=truth)
+
+    def _work_s(self, job: SimulatedJob) -> float:
+        return bounds_of(job.tree, job.output_len, self._cost, 0.0).sequential_s
+
+
+def predict_makespan(
+    table: RequestTable,
+    schedule: Schedule,
+    cost: RooflineCost,
+    engine: EngineConfig,
+    *,
+    output_len: IntArray | None = None,
+    max_requests: int = 20_000,
+) -> float:
+    """Seconds that one schedule is predicted to take; for several schedules of a job keep a
+    `MakespanPredictor`.
+    """
+    return MakespanPredictor(table, cost, engine, output_len=output_len, max_requests=max_requests)(schedule)
+
+
+def _draw_rows(tree: PrefixTree, max_requests: int, rng: np.random.Generator) -> IntArray:
+    """Rows of whole subtrees in random order, as many as fit `max_requests`."""
+    small = tree.node_num_leaves * _BLOCKS <= tree.n
+    small[:1] = False
+    topmost = small & ~small[tree.node_parent]
+    over_leaf = tree.nearest_marked(topmost)[tree.leaf_parent]
+    block = np.where(topmost[over_leaf], over_leaf, tree.num_nodes + np.arange(tree.n))
+    _, block = np.unique(block, return_inverse=True)
+    size = np.bincount(block)
+    drawn = rng.permutation(len(size))
+    place = np.empty(len(size), np.int64)
+    place[drawn] = np.arange(len(size))
+    leaves = np.argsort(place[block], kind="stable")
+    num_blocks = int(np.searchsorted(np.cumsum(size[drawn]), max_requests, side="right"))
+    rows: IntArray = tree.sequence[leaves[: int(size[drawn[:num_blocks]].sum())]]
+    return rows
+
+
+def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[SimulatedJob, IntArray]:
+    """The job of some rows, and their planned order in the new numbering.
+
+    Segments keep their place even where a single reader is left, which changes no cost.
+    """
+    tree = SegmentTree(
+        parent=job.tree.parent,
+        end_len=job.tree.end_len,
+        leaf=job.tree.leaf[rows],
+        prompt_len=job.tree.prompt_len[rows],
+    )
+    part = SimulatedJob(
+        tree=tree.without_unread(),
+        output_len=job.output_len[rows],
+        est_output_len=job.est_output_len[rows],
+        admission_output_len=job.admission_output_len[rows],
+        max_new_tokens=job.max_new_tokens[rows],
+    )
+    return part, np.argsort(schedule.rank[rows], kind="stable")
