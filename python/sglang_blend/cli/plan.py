@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         schedule.save(args.save)
     if args.json:
         report = _report(workload, schedule, schedules, predictions, plan_s)
-        report |= _context(args, cost, tokenizer, batch, predictor)
+        report |= _context(args, cost, tokenizer, batch, predictor) | {"reason": schedule.reason}
         print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         _print_text(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
@@ -145,7 +145,7 @@ class _Predictor:
         return self.predict(schedule).makespan_s
 
     def predict(self, schedule: Schedule) -> _Prediction:
-        """Makespan of the whole job and its share of the optimum; outputs are taken to be as long as expected."""
+        """Makespan of the whole job and its share of the optimum; outputs are as long as expected."""
         if schedule.order not in self._known:
             sequence = np.argsort(schedule.rank[self._rows], kind="stable")
             self._known[schedule.order] = simulate(self.job, sequence, self._cost, self._engine)
@@ -254,9 +254,8 @@ def _print_text(
         print(
             f"              {batch.num_without_cap:,} name no cap and are taken as {args.default_max_tokens}"
         )
-    print(
-        f"machine       {cost.shape.name} on {args.tp_size} x {cost.hardware.name}, KV pool {cost.kv_pool_tokens:,} tokens"
-    )
+    machine = f"{cost.shape.name} on {args.tp_size} x {cost.hardware.name}"
+    print(f"machine       {machine}, KV pool {cost.kv_pool_tokens:,} tokens")
     print(f"density       {workload.root_density:.3g} (compute over memory time, with sharing)")
     for line in density_histogram(workload):
         print(f"              {line}")
