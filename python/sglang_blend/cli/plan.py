@@ -51,8 +51,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "plan",
         help="show what a batch file holds and which order would run it best",
-        description="Plan a batch file without running it: workload, sharing, densities, and every order's simulated"
-        " makespan.",
+        description="Plan a batch file without running it: its workload, sharing and densities, and the"
+        " simulated makespan of every order.",
         epilog="example: sglang-blend plan --file batch.jsonl --model-shape llama-3-8b --hardware H200",
     )
     add = parser.add_argument
