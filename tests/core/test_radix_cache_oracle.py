@@ -1,5 +1,6 @@
 """SGLang's own radix cache agrees on what prompts share. Needs sglang."""
 
+import warnings
 from array import array
 from typing import Any
 
@@ -18,9 +19,11 @@ pytestmark = pytest.mark.engine
 
 @pytest.fixture(scope="module")
 def sglang() -> Any:
-    """The modules of the radix cache; importing them takes a while."""
-    cache = pytest.importorskip("sglang.srt.mem_cache.radix_cache", reason="sglang is not installed")
-    params = pytest.importorskip("sglang.srt.mem_cache.base_prefix_cache")
+    """The modules of the radix cache; importing them takes a while, and warns about missing accelerators."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cache = pytest.importorskip("sglang.srt.mem_cache.radix_cache", reason="sglang is not installed")
+        params = pytest.importorskip("sglang.srt.mem_cache.base_prefix_cache")
     return cache, params
 
 
