@@ -82,7 +82,7 @@ def test_a_left_request_far_over_its_estimate_counts_as_right() -> None:
 def items_of(compute: list[float], memory: list[float], peak: list[float]) -> ScanItems:
     """Items of one request each."""
     columns = [np.array(column, np.float64) for column in (compute, memory, peak, peak, peak)]
-    return ScanItems(*columns)
+    return ScanItems(*columns, num_steps=np.ones(len(compute)))
 
 
 jobs = st.lists(
@@ -130,12 +130,19 @@ def test_an_early_finish_admits_the_next_and_relocation_frees_the_left_part() ->
     taken = []
     while (side := scanner.next_side()) != Side.NONE:
         taken.append((scanner.admit(side), side))
-    assert sorted(taken) == [(0, Side.LEFT), (1, Side.LEFT), (10, Side.RIGHT), (11, Side.RIGHT)]
+    # One left item is let in and has to be earned before the next; the right side fills its part.
+    assert sorted(taken) == [(0, Side.LEFT), (10, Side.RIGHT), (11, Side.RIGHT)]
+    scanner.advance(0.4)
+    assert scanner.next_side() == Side.NONE
+    scanner.advance(0.4)
+    assert (scanner.next_side(), scanner.admit(Side.LEFT)) == (Side.LEFT, 1)
     scanner.release(11)
     assert scanner.next_side() == Side.RIGHT
     scanner.relocate(0)
-    # The under-estimated request fills the right part now, and the left one has room again.
+    # The under-estimated request fills the right part now, and the left one has room once it is earned.
     assert scanner.used_tokens(Side.RIGHT) == 500
+    assert scanner.next_side() == Side.NONE
+    scanner.advance(2.0)
     assert scanner.next_side() == Side.LEFT
     assert scanner.next_side(free_tokens=100) == Side.NONE
 
