@@ -132,9 +132,9 @@ def test_an_early_finish_admits_the_next_and_relocation_frees_the_left_part() ->
         taken.append((scanner.admit(side), side))
     # One left item is let in and has to be earned before the next; the right side fills its part.
     assert sorted(taken) == [(0, Side.LEFT), (10, Side.RIGHT), (11, Side.RIGHT)]
-    scanner.advance(0.4)
+    scanner.advance(0.3)
     assert scanner.next_side() == Side.NONE
-    scanner.advance(0.4)
+    scanner.advance(0.3)
     assert (scanner.next_side(), scanner.admit(Side.LEFT)) == (Side.LEFT, 1)
     scanner.release(11)
     assert scanner.next_side() == Side.RIGHT
