@@ -1,0 +1,30 @@
+"""`sglang-blend SUBCOMMAND`: one file a subcommand, with `add_parser(subparsers)` and `run(args) -> int`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from sglang_blend import __version__
+from sglang_blend.cli import plan, simulate
+from sglang_blend.errors import BlendError
+
+SUBCOMMANDS = (plan, simulate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, dispatch, turn a `BlendError` into its sentence and exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sglang-blend", description="Offline batch inference on SGLang as one planned job."
+    )
+    parser.add_argument("--version", action="version", version=f"sglang-blend {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
+    for module in SUBCOMMANDS:
+        module.add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except BlendError as error:
+        print(f"sglang-blend: {error}", file=sys.stderr)
+        return error.exit_code

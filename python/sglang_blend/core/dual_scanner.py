@@ -17,26 +17,23 @@ Algorithm 3. What the paper leaves open is decided here:
 
 - rho(L) = rho(R): any division has the right density; half each.
 - rho(root) outside [rho(R), rho(L)]: the nearer side gets everything. To make it rare, rho(root) is the
-density
-  of what has not been admitted yet, which lies between the ends of a sorted list; the paper keeps it
-  constant.
+  density of what has not been admitted yet, which lies between the ends of a sorted list; the paper keeps
+  it constant.
 - Infinite rho(L) (no output): M_L is its limit, 0, raised by the floor below.
 - Floor: a side that runs nothing may take one item, and room for one item or `min_left_requests` whole
   requests (but no more than half the pool) is always kept for the left side, or it could never run.
-- Pace: a side that holds more than its part, by the floor, would run too fast, as its items leave on time. So
-  each side earns its part of the memory for every step that passes and pays token-steps for what it admits;
-  only a side that is not in debt may go over its part.
+- Pace: a side that holds more than its part, by the floor, would run too fast, as its items leave on time.
+  So each side earns its part of the memory for every step that passes and pays token-steps for what it
+  admits; only a side that is not in debt may go over its part.
 - A side is exhausted when the two pointers meet: the last item belongs to either end and nothing is left to
   divide. What is still running keeps its account until it is released.
 - The left part is reserved against the right side's peak, not against its current use: right requests grow,
-and
-  would otherwise starve the left side when they age.
+  and would otherwise starve the left side when they age.
 - Both sides have room: the one that uses less of its part admits. Nothing runs and nothing fits: admit
-anyway,
-  because waiting would never end.
+  anyway, because waiting would never end.
 - An output length of 0 occupies memory for one step.
-- Relocation: a left request that has generated twice its estimate, and more than 32 tokens, counts as right.
-"""
+- Relocation: a left request that has generated twice its estimate, and more than 32 tokens, counts as
+  right."""
 
 from __future__ import annotations
 

@@ -92,6 +92,14 @@ class PrefixTree:
         """(n,) int64, tokens of each prompt that hang on internal nodes; the rest is the leaf's own."""
         return self.node_depth[self.leaf_parent]
 
+    @cached_property
+    def gap_node(self) -> IntArray:
+        """(n,) int64, the deepest node over both leaf `i` and leaf `i - 1`; the root for leaf 0."""
+        gap_node = self.leaf_parent.copy()
+        start, shallowest = np.unique(self.node_start, return_index=True)
+        gap_node[start[: self.n]] = self.node_parent[shallowest[: self.n]]
+        return gap_node
+
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of all prompts, shared ones counted each time."""

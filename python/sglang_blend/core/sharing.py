@@ -7,9 +7,6 @@ current paths, the one of the last left and the one of the last right request, a
 of the two. A real cache, which holds what fits into the KV pool, keeps at least this much as long as it can
 hold the current paths; the simulator and the engine say how much more.
 
-Prefixes that much of the job begins with (a chat template, a system prompt) are in use all the time wherever their
-requests run, so they stay: `resident_nodes` names them, and they are computed once.
-
     kept = 1 - (computed tokens - unique tokens) / (shared tokens)      1.0 where nothing can be shared
 """
 
@@ -23,43 +20,19 @@ from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import Side
 
 
-def resident_nodes(tree: PrefixTree, resident_tokens: float) -> NDArray[np.bool_]:
-    """(m,) bool, the root and the most used prefixes, ancestors first, as far as this many tokens hold them."""
-    segment = tree.node_depth - tree.node_depth[tree.node_parent]
-    by_use = np.lexsort((np.arange(tree.num_nodes), -tree.node_num_leaves))
-    resident = np.zeros(tree.num_nodes, np.bool_)
-    resident[by_use[np.cumsum(segment[by_use]) <= resident_tokens]] = True
-    resident[:1] = True
-    return resident
-
-
-def sharing_kept(
-    tree: PrefixTree,
-    sequence: IntArray,
-    side: NDArray[np.int8] | None = None,
-    resident: NDArray[np.bool_] | None = None,
-) -> float:
+def sharing_kept(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> float:
     """Part (0 to 1) of the possible sharing that an order keeps; see the module for the definition.
 
     Args:
         tree: of the requests.
         sequence: (n,) int64, rows in the order they run.
         side: (n,) int8, `Side` of each row; None or all NONE means one current path.
-        resident: (m,) bool, nodes that stay, parents of a resident node included; None for the root alone.
 
     Returns:
         1.0 when every shared token is computed once, 0.0 when none is reused.
     """
     possible = tree.num_shared_tokens
-    if not possible:
-        return 1.0
-    reused = reused_len(tree, sequence, side)
-    if resident is None:
-        return float(reused.sum()) / possible
-    stays = tree.node_depth[tree.nearest_marked(resident)][tree.leaf_parent]
-    # The first request through each resident segment still computes it.
-    first = int((tree.node_depth - tree.node_depth[tree.node_parent])[resident].sum())
-    return float(np.maximum(reused, stays[tree.leaf_of_row[sequence]]).sum() - first) / possible
+    return float(reused_len(tree, sequence, side).sum()) / possible if possible else 1.0
 
 
 def reused_len(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> IntArray:

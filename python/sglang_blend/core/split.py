@@ -6,18 +6,17 @@ under a threshold; its text detaches single outliers until 99% of the sharing is
 literal. Decided here:
 
 - A budget of tokens is spent, at most `sharing_loss` of the tokens that sharing can save.
-- Breaking a node lets its children run apart. It is expected to cost `(children - 1)` times the depth of the
-  node, where a segment counts only as far as requests outside its subtree can come between (`1 - leaves /
-  n`): a chat template under which the whole job hangs costs nothing to break.
+- Breaking a node lets its children run apart. It is expected to cost `(children - 1)` times the depth of
+  the node, where a segment counts only as far as requests outside its subtree can come between (`1 - leaves
+  / n`): a chat template under which the whole job hangs costs nothing to break.
 - Nodes are broken in order of cost over gain, parents first, until the budget is spent. The order asks for
-the
-  gain: the dual scan gains the work that is on the wrong side of the job's density inside the node.
-- Then single leaves whose density is on the other side than their unit's are detached with what is left,
-again
-  by cost over gain.
+  the gain: the dual scan gains the work that is on the wrong side of the job's density inside the node.
+- Then leaves whose density is far from their unit's are detached with what is left, again by cost over
+  gain: not one by one, but all leaves of a node that have about the same density as one new unit, which
+  pays the node's prefix once.
+- The stationary order cuts a subtree that is too large and too dear to break into a few pieces instead.
 - Costs are expectations, so the order measures what it really keeps and asks again with half the budget if
-that
-  is too little. With no budget only what is free is broken.
+  that is too little. With no budget only what is free is broken.
 
 Source: BlendServe, arXiv:2411.16102, sections 5.1, 5.2 and A.2.
 """
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from sglang_blend.core.cost import FloatArray, IntArray
 from sglang_blend.core.density import Load, log_density
-from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.prefix_tree import PrefixTree, prefix_sum
 from sglang_blend.core.sharing import lowest_between
 from sglang_blend.core.workload import Workload
 
@@ -98,30 +97,23 @@ def layer_wise_order(workload: Workload, shuffle_key: FloatArray | None = None) 
     return leaves
 
 
-def expected_depth(tree: PrefixTree, resident: NDArray[np.bool_]) -> FloatArray:
-    """(m,) float64, tokens expected to be computed again when a subtree below the node is run elsewhere.
-
-    Args:
-        resident: (m,) bool, nodes that the cache never loses.
-    """
-    segment = np.where(resident, 0, tree.node_depth - tree.node_depth[tree.node_parent])
+def expected_depth(tree: PrefixTree) -> FloatArray:
+    """(m,) float64, tokens expected to be computed again when a subtree below the node is run elsewhere."""
+    segment = tree.node_depth - tree.node_depth[tree.node_parent]
     return tree.sum_to_root(segment * (1.0 - tree.node_num_leaves / max(tree.n, 1)))
 
 
-def choose_breaks(
-    tree: PrefixTree, resident: NDArray[np.bool_], gain: FloatArray, budget: float
-) -> NDArray[np.bool_]:
+def choose_breaks(tree: PrefixTree, gain: FloatArray, budget: float) -> NDArray[np.bool_]:
     """Nodes whose children may run apart; the parents of a broken node are broken, the root always is.
 
     Args:
-        resident: (m,) bool, nodes that the cache never loses.
         gain: (m,) float64, 0 or more, in any unit; a node without gain is broken only on the way to another.
         budget: tokens that may be expected to be computed again.
 
     Returns:
         (m,) bool.
     """
-    cost = (tree.node_num_children - 1) * expected_depth(tree, resident)
+    cost = (tree.node_num_children - 1) * expected_depth(tree)
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where(gain > 0, cost / gain, np.inf)
     price = tree.max_to_root(price)
@@ -149,7 +141,7 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
     misplaced = np.minimum(work_dense, tree.subtree_sum(np.where(dense, 0.0, work)))
     # Differences of prefix sums leave a remainder where one side is empty.
     misplaced[misplaced < 1e-9 * work.sum()] = 0.0
-    broken = choose_breaks(tree, workload.resident, misplaced, budget * _SHARE_FOR_NODES)
+    broken = choose_breaks(tree, misplaced, budget * _SHARE_FOR_NODES)
     key = _unit_key(tree, broken)
     leaf = np.flatnonzero(key < tree.num_nodes)
     distance = np.rint(
@@ -163,7 +155,7 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
     group_key[distance == 0] = -1
     distinct, group = np.unique(group_key, return_inverse=True)
     gain = np.bincount(group, work[leaf] * np.abs(distance), len(distinct))
-    cost = expected_depth(tree, workload.resident)[distinct // (2 * _FARTHEST_CLASS + 1)]
+    cost = expected_depth(tree)[distinct // (2 * _FARTHEST_CLASS + 1)]
     with np.errstate(divide="ignore", invalid="ignore"):
         price = np.where((distinct >= 0) & (gain > 0), cost / gain, np.inf)
     by_price = np.argsort(price, kind="stable")
@@ -178,16 +170,41 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
 def cut_by_work(workload: Workload, unit_work_ratio: float, budget: float) -> Units:
     """Units for the stationary order: maximal subtrees with at most this share of the job's work.
 
-    A subtree with more work stays whole when the budget does not allow to break it.
+    A larger subtree that the budget does not allow to break is cut into as many pieces, at the boundaries
+    of its top node's children, as what is left of the budget pays for. With `k` pieces of work `W / k`
+    each, and a cost of `c` a cut, the sum of squared pieces is least where `k` is proportional to `W /
+    sqrt(c)`.
 
     Args:
         unit_work_ratio: 0 to 1, of the compute plus memory time of the job.
         budget: tokens that may be expected to be computed again.
     """
+    tree = workload.tree
     load = workload.node_load
     work = load.compute_s + load.memory_s
-    gain = np.where(work > unit_work_ratio * work[:1], work, 0.0)
-    return units_of(workload, _unit_key(workload.tree, choose_breaks(workload.tree, workload.resident, gain, budget)))
+    large = work > unit_work_ratio * work[:1]
+    broken = choose_breaks(tree, np.where(large, work, 0.0), budget * _SHARE_FOR_NODES)
+    key = _unit_key(tree, broken)
+    cost = expected_depth(tree)
+    pieces = np.zeros(tree.num_nodes)
+    tops = np.unique(key[key < tree.num_nodes])
+    tops = tops[large[tops] & (cost[tops] > 0)]
+    if len(tops):
+        weight = work[tops] / np.sqrt(cost[tops])
+        num_cuts = weight * budget * (1.0 - _SHARE_FOR_NODES) / (weight @ cost[tops])
+        pieces[tops] = np.floor(num_cuts) + 1
+    leaf = np.flatnonzero(np.append(pieces, np.zeros(tree.n))[key] > 1)
+    top = key[leaf]
+    # Every leaf goes with the first leaf of its top node's child, cut by the work before that one.
+    child_first = np.maximum.accumulate(np.where(tree.gap_node[leaf] == top, leaf, tree.node_start[top]))
+    work_upto = prefix_sum(workload.leaf_work_s)
+    before = work_upto[child_first] - work_upto[tree.node_start[top]]
+    piece = np.floor(before * pieces[top] / work[top]).astype(np.int64)
+    first_of_piece = np.empty(len(leaf), np.bool_)
+    first_of_piece[:1] = True
+    first_of_piece[1:] = (piece[1:] != piece[:-1]) | (top[1:] != top[:-1])
+    key[leaf] = tree.num_nodes + tree.n + np.cumsum(first_of_piece)
+    return units_of(workload, key)
 
 
 def _unit_key(tree: PrefixTree, broken: NDArray[np.bool_]) -> IntArray:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sglang_blend.core.cost import CostModel, FloatArray, IntArray
 from sglang_blend.core.density import Load, density_of
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
-from sglang_blend.core.sharing import resident_nodes
 from sglang_blend.errors import PlanError
 
 
@@ -26,19 +24,12 @@ class Workload:
         tree: their prefix tree.
         lengths: expected output lengths, in row order.
         cost: the machine; None when only orders without a cost model are asked for.
-        resident_tokens: room for prefixes that stay in the KV cache throughout, see `resident_nodes`.
     """
 
     table: RequestTable
     tree: PrefixTree
     lengths: OutputEstimate
     cost: CostModel | None
-    resident_tokens: float = 0.0
-
-    @cached_property
-    def resident(self) -> NDArray[np.bool_]:
-        """(m,) bool, nodes that stay in the KV cache throughout."""
-        return resident_nodes(self.tree, self.resident_tokens)
 
     @cached_property
     def leaf_output_len(self) -> IntArray:

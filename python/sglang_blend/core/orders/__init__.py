@@ -63,8 +63,7 @@ def make_workload(
     """
     tree = build_prefix_tree(table, page_size=config.page_size) if tree is None else tree
     lengths = OutputLengths(table, tree, config).estimate() if lengths is None else lengths
-    resident_tokens = 0.0 if cost is None else config.resident_ratio * cost.kv_pool_tokens
-    return Workload(table=table, tree=tree, lengths=lengths, cost=cost, resident_tokens=resident_tokens)
+    return Workload(table=table, tree=tree, lengths=lengths, cost=cost)
 
 
 def make_schedule(
@@ -122,7 +121,7 @@ def _to_schedule(
         admission_output_len=workload.lengths.admission_output_len,
         mem_share=placement.mem_share[leaf],
         unit=placement.unit[leaf],
-        sharing_kept=sharing_kept(tree, sequence, side, workload.resident),
+        sharing_kept=sharing_kept(tree, sequence, side),
         root_density=_finite_density(workload),
         seed=config.seed,
         config=config.to_json(),

@@ -27,6 +27,6 @@ def within_loss(workload: Workload, config: PlanConfig, place: Callable[[float],
     for halving in range(_HALVINGS + 1):
         placement = place(budget / 2**halving)
         side = placement.side[tree.leaf_of_row]
-        if sharing_kept(tree, tree.sequence[placement.leaves], side, workload.resident) >= 1.0 - config.sharing_loss:
+        if sharing_kept(tree, tree.sequence[placement.leaves], side) >= 1.0 - config.sharing_loss:
             return placement
     return place(0.0)
