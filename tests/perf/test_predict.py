@@ -16,7 +16,7 @@ from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.predict import MakespanPredictor, predict_makespan
 from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import simulate
+from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.perf.synthesis import paper_trace, synthesise
 
 OVERLAP = EngineConfig(mode="overlap", admission="peak")
@@ -51,8 +51,8 @@ def schedules(trace):
 
 def test_small_jobs_are_simulated_whole(trace, schedules):
     """The prediction with the true lengths is the simulation's makespan."""
-    job = SimulatedJob.from_table(trace.table, trace.output_len).believing(schedules["dfs"])
-    expected = simulate(job, schedules["dfs"].sequence, COST, OVERLAP).makespan_s
+    job = SimulatedJob.from_table(trace.table, trace.output_len)
+    expected = simulate_schedule(job, schedules["dfs"], COST, OVERLAP).makespan_s
     predicted = predict_makespan(trace.table, schedules["dfs"], COST, OVERLAP, output_len=trace.output_len)
     assert predicted == expected
 
@@ -109,8 +109,8 @@ def test_auto_takes_the_order_that_is_predicted_fastest(trace):
 
 def test_ten_thousand_requests_take_a_few_seconds(trace, schedules):
     """Generous for a busy machine: under 15 s of processor time, where 1 to 2 s are usual."""
-    job = SimulatedJob.from_table(trace.table, trace.output_len).believing(schedules["stationary"])
+    job = SimulatedJob.from_table(trace.table, trace.output_len)
     started = time.process_time()
-    result = simulate(job, schedules["stationary"].sequence, COST, OVERLAP)
+    result = simulate_schedule(job, schedules["stationary"], COST, OVERLAP)
     assert time.process_time() - started < 15.0
     assert result.output_tokens == int(np.sum(trace.output_len))

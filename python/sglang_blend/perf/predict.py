@@ -29,7 +29,7 @@ from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.segments import SegmentTree
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
-from sglang_blend.perf.simulator import simulate
+from sglang_blend.perf.simulator import simulate_schedule
 
 _BLOCKS = 400
 _LIVES = 8.0
@@ -81,12 +81,10 @@ class MakespanPredictor:
         job = self._job_of(schedule)
         size = self.sample_size(schedule)
         if size is None or self._drawn is None:
-            return simulate(job, schedule.sequence, self._cost, self._engine).makespan_s
+            return simulate_schedule(job, schedule, self._cost, self._engine).makespan_s
         rows = (np.sort(self._drawn[:size]), np.sort(self._drawn[: size // 2]))
         whole, half = (_restrict(job, schedule, part) for part in rows)
-        seconds = [
-            simulate(part, sequence, self._cost, self._engine).makespan_s for part, sequence in (whole, half)
-        ]
+        seconds = [simulate_schedule(*part, self._cost, self._engine).makespan_s for part in (whole, half)]
         work = [self._work_s(part) for part in (job, whole[0], half[0])]
         pace = (seconds[0] - seconds[1]) / (work[1] - work[2]) if work[1] > work[2] else seconds[0] / work[1]
         # No engine is faster than the optimum, which is at least half of compute + memory.
@@ -94,7 +92,7 @@ class MakespanPredictor:
 
     def simulation(self, schedule: Schedule) -> Simulation:
         """The whole job's record, however large the job is."""
-        return simulate(self._job_of(schedule), schedule.sequence, self._cost, self._engine)
+        return simulate_schedule(self._job_of(schedule), schedule, self._cost, self._engine)
 
     def _job_of(self, schedule: Schedule) -> SimulatedJob:
         truth = schedule.est_output_len if self._known_len is None else self._known_len
@@ -132,8 +130,8 @@ def _draw_rows(tree: PrefixTree, rng: np.random.Generator) -> IntArray:
     return rows
 
 
-def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[SimulatedJob, IntArray]:
-    """The job of some rows, and their planned order in the new numbering.
+def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[SimulatedJob, Schedule]:
+    """The job of some rows, and its schedule: the same order, sides and beliefs, ranks counted anew.
 
     Segments keep their place even where a single reader is left, which changes no cost.
     """
@@ -150,4 +148,7 @@ def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[Si
         admission_output_len=job.admission_output_len[rows],
         max_new_tokens=job.max_new_tokens[rows],
     )
-    return part, np.argsort(schedule.rank[rows], kind="stable")
+    rank = np.empty(len(rows), np.int64)
+    rank[np.argsort(schedule.rank[rows], kind="stable")] = np.arange(len(rows))
+    columns = ("side", "est_output_len", "admission_output_len", "mem_share", "unit")
+    return part, replace(schedule, rank=rank, **{name: getattr(schedule, name)[rows] for name in columns})
