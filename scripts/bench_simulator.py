@@ -7,12 +7,9 @@
     python scripts/bench_simulator.py table --out main.jsonl      # what a file holds, as Markdown
 
 Every record is appended when it is done and skipped when it is there, so a run may be stopped and started
-again, or
-cut with --most. All orders run in the same engine: overlap, Llama-3.1-8B, one A100-80 (mooncake: H200), peak
-admission,
-output lengths known from a 1% sample; each with two token budgets (balanced step, paced n*), of which its
-better counts.
-Sources are contiguous in DFS, since each has its own system prompt.
+again, or cut with --most. All orders run in the same engine: overlap, Llama-3.1-8B, one A100-80 (mooncake:
+H200), peak admission, output lengths known from a 1% sample; each with two token budgets (balanced step,
+paced n*), of which its better counts. Sources are contiguous in DFS, since each has its own system prompt.
 """
 
 from __future__ import annotations

@@ -42,9 +42,8 @@ def test_where_the_papers_density_table_disagrees_with_its_formulas(
 ):
     """BurstGPT and LIMO: mean lengths give 31.2 and 0.207, the paper prints 17.78 and 0.14.
 
-    Means under-count E[d^2], so the density of a trace with spread is below that of its mean lengths;
-    both printed
-    figures are below. The formulas are kept.
+    Means under-count E[d^2], so the density of a trace with spread is below that of its mean lengths; both
+    printed figures are below. The formulas are kept.
     """
     assert density(prompt_len, output_len) == pytest.approx(computed, rel=0.01)
     assert printed < 0.75 * density(prompt_len, output_len)

@@ -1,5 +1,5 @@
-"""Where the simulated engine takes its next request from: a list in planned order, or the two ends
-of a dual scan.
+"""Where the simulated engine takes its next request from: a list in planned order, or the two ends of a
+dual scan.
 """
 
 from __future__ import annotations
@@ -64,13 +64,10 @@ class ListFeed:
 class TwoEndFeed:
     """The two ends of a dual-scan schedule, merged while it runs by the memory that each side really holds.
 
-    Each side keeps its planned order. The next request is of the side that has room in its planned share
-    of the pool
-    (`Schedule.mem_share`), by the expected peaks of what it runs; where both or neither have, of the side
-    that uses
-    less of its share. What a finished or retracted request held is free for its side at once, so the feed
-    adapts
-    where lengths come out otherwise than planned.
+    Each side keeps its planned order. The next request is of the side that has room in its planned share of
+    the pool (`Schedule.mem_share`), by the expected peaks of what it runs; where both or neither have, of
+    the side that uses less of its share. What a finished or retracted request held is free for its side at
+    once, so the feed adapts where lengths come out otherwise than planned.
     """
 
     def __init__(self, schedule: Schedule, prompt_len: IntArray, kv_pool_tokens: int) -> None:

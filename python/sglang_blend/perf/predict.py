@@ -4,15 +4,12 @@
 are simulated.
 
 A job of more than `max_requests` is not simulated whole. Whole subtrees of at most a 400th of the requests
-are drawn at
-random until the sample is full, once with all of the sample and once with half of it; the requests keep their
-planned
-order. Filling and draining the engine costs the same in both, so the makespan of the whole job is extended
-from the two
-along the work (compute plus memory seconds): T = T_s + (W - W_s) (T_s - T_h) / (W_s - W_h). That holds only
-where the
-sample fills the pool many times over, so it grows until its decode takes eight lives of a long request (99th
-percentile of output lengths); if that is most of the job, all of it is simulated.
+are drawn at random until the sample is full, once with all of the sample and once with half of it; the
+requests keep their planned order. Filling and draining the engine costs the same in both, so the makespan
+of the whole job is extended from the two along the work (compute plus memory seconds): T = T_s + (W - W_s)
+(T_s - T_h) / (W_s - W_h). That holds only where the sample fills the pool many times over, so it grows
+until its decode takes eight lives of a long request (99th percentile of output lengths); if that is most of
+the job, all of it is simulated.
 """
 
 from __future__ import annotations

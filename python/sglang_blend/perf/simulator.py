@@ -1,12 +1,9 @@
 """An iteration-level model of the serving engine: what a schedule would take, without a GPU.
 
 `SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate_schedule(job, schedule, cost,
-config)`
-runs a schedule in one engine, `simulate(job, sequence, cost, config)` a bare order; both return a
-`Simulation`.
-Every step is timed by `StepTimer`; steps in which nothing can happen but decode are taken many at once,
-exactly as
-if one by one. Results are simulated, never measured.
+config)` runs a schedule in one engine, `simulate(job, sequence, cost, config)` a bare order; both return a
+`Simulation`. Every step is timed by `StepTimer`; steps in which nothing can happen but decode are taken
+many at once, exactly as if one by one. Results are simulated, never measured.
 """
 
 from __future__ import annotations
@@ -266,8 +263,8 @@ class SimulatedEngine:
             self._budget = self.pacer.token_budget(rest)
 
     def _collect_prefill(self, budget: int) -> tuple[int, float, list[int]]:
-        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is
-        then complete.
+        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is then
+        complete.
         """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
