@@ -18,7 +18,10 @@ def test_table_has_the_machines_that_users_have():
 
 def test_studied_rates_are_those_of_the_study_and_the_rest_say_how_they_were_derived():
     """A100, H100 and H200 carry studied rates; other entries name the ratio they come from."""
-    rates = {n: (hardware(n).effective_flop_per_s, hardware(n).effective_bytes_per_s) for n in ("A100", "H100", "H200")}
+    rates = {
+        n: (hardware(n).effective_flop_per_s, hardware(n).effective_bytes_per_s)
+        for n in ("A100", "H100", "H200")
+    }
     assert rates == {"A100": (250e12, 1.76e12), "H100": (693e12, 2.95e12), "H200": (790e12, 4.3e12)}
     for record in HARDWARE.values():
         assert record.source
@@ -74,5 +77,5 @@ def test_unreadable_records_are_refused(tmp_path, content):
 
 def test_unknown_hardware_lists_what_is_known():
     """A wrong name is answered with the names."""
-    with pytest.raises(ConfigError, match="'V100'.*A100-80, A100-40, H100"):
+    with pytest.raises(ConfigError, match=r"'V100'.*A100-80, A100-40, H100"):
         hardware("V100")

@@ -1,4 +1,6 @@
-"""Shapes read from configs have the published parameter counts and KV sizes; what cannot be modelled is refused."""
+"""Shapes read from configs have the published parameter counts and KV sizes; what cannot be modelled is
+refused.
+"""
 
 import orjson
 import pytest
@@ -52,7 +54,10 @@ def test_kv_is_copied_where_ranks_outnumber_kv_heads():
     """GQA with 8 heads on 16 ranks, MLA and MQA on any number of ranks hold copies."""
     assert model_shape("llama-3-8b").kv_bytes_per_token(16) == 2 * 131072
     assert model_shape("llama-3-8b").kv_bytes_per_token(8) == 131072
-    assert model_shape("deepseek-v3").kv_bytes_per_token(8) == 8 * model_shape("deepseek-v3").kv_bytes_per_token()
+    assert (
+        model_shape("deepseek-v3").kv_bytes_per_token(8)
+        == 8 * model_shape("deepseek-v3").kv_bytes_per_token()
+    )
     mqa = shape_from_config({**CONFIGS["llama-3-8b"], "model_type": "gemma", "num_key_value_heads": 1})
     assert mqa.kv_bytes_per_token(2) == 2 * mqa.kv_bytes_per_token()
 
@@ -69,16 +74,40 @@ def test_mla_is_told_from_mqa():
     [
         (CONFIGS["mistral-7b"], 4096, 32),
         (CONFIGS["gemma-2-9b"], 4096, 21),
-        ({**CONFIGS["gemma-2-9b"], "model_type": "gemma3_text", "sliding_window": 1024, "num_hidden_layers": 34}, 1024, 29),
-        ({**CONFIGS["gemma-2-9b"], "layer_types": ["sliding_attention"] * 10 + ["full_attention"] * 32}, 4096, 10),
+        (
+            {
+                **CONFIGS["gemma-2-9b"],
+                "model_type": "gemma3_text",
+                "sliding_window": 1024,
+                "num_hidden_layers": 34,
+            },
+            1024,
+            29,
+        ),
+        (
+            {**CONFIGS["gemma-2-9b"], "layer_types": ["sliding_attention"] * 10 + ["full_attention"] * 32},
+            4096,
+            10,
+        ),
         ({**CONFIGS["qwen2.5-7b"], "sliding_window": 4096, "use_sliding_window": False}, None, 0),
-        ({**CONFIGS["qwen2.5-7b"], "sliding_window": 4096, "use_sliding_window": True, "max_window_layers": 20}, 4096, 8),
+        (
+            {
+                **CONFIGS["qwen2.5-7b"],
+                "sliding_window": 4096,
+                "use_sliding_window": True,
+                "max_window_layers": 20,
+            },
+            4096,
+            8,
+        ),
         ({**CONFIGS["mistral-7b"], "sliding_window": None}, None, 0),
         (CONFIGS["llama-3-8b"], None, 0),
     ],
 )
 def test_windows_follow_the_layer_pattern(config, window, layers):
-    """Mistral in all layers, Gemma 2 in every other, Gemma 3 in five of six, Qwen from a layer on if switched on."""
+    """Mistral in all layers, Gemma 2 in every other, Gemma 3 in five of six, Qwen from a layer on if
+    switched on.
+    """
     shape = shape_from_config(config)
     assert (shape.window, shape.num_window_layers) == (window, layers)
 
@@ -121,7 +150,7 @@ HYBRIDS = [
 @pytest.mark.parametrize("config", HYBRIDS)
 def test_hybrid_models_are_refused_with_a_way_out(config):
     """The sentence says what was seen and what to do instead."""
-    with pytest.raises(ConfigError, match="is a hybrid .*--order dfs"):
+    with pytest.raises(ConfigError, match=r"is a hybrid .*--order dfs"):
         shape_from_config(config)
 
 
@@ -134,7 +163,10 @@ def test_hybrid_models_are_refused_with_a_way_out(config):
         ({**CONFIGS["llama-3-8b"], "num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
         ({**CONFIGS["llama-3-8b"], "num_key_value_heads": 7}, "32 query heads do not divide into 7"),
         ({**CONFIGS["llama-3-8b"], "torch_dtype": "int3"}, "torch_dtype is 'int3'"),
-        ({**CONFIGS["llama-3-8b"], "quantization_config": {"quant_method": "new"}}, "'new' does not say its bits"),
+        (
+            {**CONFIGS["llama-3-8b"], "quantization_config": {"quant_method": "new"}},
+            "'new' does not say its bits",
+        ),
     ],
 )
 def test_configs_that_make_no_model_are_refused(config, words):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from perf.paths import shared_file
 
+from perf.paths import shared_file
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.measured import read_mlp_profile
@@ -34,12 +34,16 @@ def test_density_of_the_papers_sources(prompt_len, output_len, printed, toleranc
     assert density(prompt_len, output_len) == pytest.approx(printed, rel=tolerance)
 
 
-@pytest.mark.parametrize(("prompt_len", "output_len", "printed", "computed"), [(244, 27, 17.78, 31.2), (109, 7617, 0.14, 0.207)])
-def test_where_the_papers_density_table_disagrees_with_its_formulas(prompt_len, output_len, printed, computed):
+@pytest.mark.parametrize(
+    ("prompt_len", "output_len", "printed", "computed"), [(244, 27, 17.78, 31.2), (109, 7617, 0.14, 0.207)]
+)
+def test_where_the_papers_density_table_disagrees_with_its_formulas(
+    prompt_len, output_len, printed, computed
+):
     """BurstGPT and LIMO: mean lengths give 31.2 and 0.207, the paper prints 17.78 and 0.14.
 
-    Means under-count E[d^2], so the density of a trace with spread is below that of its mean lengths; both printed
-    figures are below. The formulas are kept.
+    Means under-count E[d^2], so the density of a trace with spread is below that of its mean lengths; both
+    printed figures are below. The formulas are kept.
     """
     assert density(prompt_len, output_len) == pytest.approx(computed, rel=0.01)
     assert printed < 0.75 * density(prompt_len, output_len)
@@ -52,10 +56,13 @@ def test_mmlu_density_includes_its_sharing():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "gemm_ms", "attention_ms"), [(512, 1.087, 1.317), (768, 1.537, 1.913), (1024, 2.005, 2.515)]
+    ("batch_size", "gemm_ms", "attention_ms"),
+    [(512, 1.087, 1.317), (768, 1.537, 1.913), (1024, 2.005, 2.515)],
 )
 def test_effective_rates_give_the_times_that_table_1_measured(batch_size, gemm_ms, attention_ms):
-    """One layer at context 1024 on an A100: GEMM within 6%, the paper's own largest error, attention within 8%."""
+    """One layer at context 1024 on an A100: GEMM within 6%, the paper's own largest error, attention within
+    8%.
+    """
     cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"))
     assert cost.gemm_s(batch_size) / 32 * 1e3 == pytest.approx(gemm_ms, rel=0.06)
     assert batch_size * 1024 * cost.kv_read_s[0] / 32 * 1e3 == pytest.approx(attention_ms, rel=0.08)
@@ -72,7 +79,9 @@ lengths = st.integers(0, 300)
 
 @given(prompt_len=lengths, output_len=lengths)
 def test_memory_and_attention_are_the_sums_they_stand_for(prompt_len, output_len):
-    """Closed forms against sums over tokens, with and without windows; the paper's d^2/2 stands for d(d+1)/2."""
+    """Closed forms against sums over tokens, with and without windows; the paper's d^2/2 stands for
+    d(d+1)/2.
+    """
     cost = RooflineCost(shape=model_shape("gemma-2-9b"), hardware=hardware("H200"))
     window, prompt, output = 4096.0, np.array([prompt_len * 40]), np.array([output_len])
     contexts = prompt_len * 40 + np.arange(output_len)
@@ -89,13 +98,19 @@ def test_memory_and_attention_are_the_sums_they_stand_for(prompt_len, output_len
 
 @given(first=st.integers(0, 5000), second=st.integers(0, 5000), more=st.integers(0, 5000))
 def test_extending_twice_costs_as_much_as_once(first, second, more):
-    """A chunked prefill does the work of a whole one; a request is its prompt extended from nothing plus its output."""
+    """A chunked prefill does the work of a whole one; a request is its prompt extended from nothing plus
+    its output.
+    """
     cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"))
     a, b, c = (np.array([x]) for x in (first, second, more))
     zero = np.zeros(1, np.int64)
     whole = cost.extend_compute_s(a, b + c)
-    assert cost.extend_compute_s(a, b) + cost.extend_compute_s(a + b, c) == pytest.approx(whole, rel=1e-9, abs=1e-15)
-    assert cost.compute_s(a, b) == pytest.approx(cost.extend_compute_s(zero, a) + b * cost.token_s, rel=1e-9, abs=1e-15)
+    assert cost.extend_compute_s(a, b) + cost.extend_compute_s(a + b, c) == pytest.approx(
+        whole, rel=1e-9, abs=1e-15
+    )
+    assert cost.compute_s(a, b) == pytest.approx(
+        cost.extend_compute_s(zero, a) + b * cost.token_s, rel=1e-9, abs=1e-15
+    )
 
 
 def test_tensor_parallel_scales_rates_and_memory():
@@ -109,7 +124,9 @@ def test_tensor_parallel_scales_rates_and_memory():
 
 def test_pool_sizes_are_those_of_the_study():
     """H200 with an 8B model: about 879k tokens (the study's card had 139 GiB)."""
-    assert RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("H200")).kv_pool_tokens == pytest.approx(879e3, rel=0.01)
+    assert RooflineCost(
+        shape=model_shape("llama-3-8b"), hardware=hardware("H200")
+    ).kv_pool_tokens == pytest.approx(879e3, rel=0.01)
 
 
 def test_mla_decode_is_bound_by_whichever_takes_longer():
@@ -122,7 +139,9 @@ def test_mla_decode_is_bound_by_whichever_takes_longer():
 
 
 def test_measured_rates_take_precedence():
-    """A profile's GEMM curve replaces the roofline, and agrees with it where the paper checked its model (Table 1)."""
+    """A profile's GEMM curve replaces the roofline, and agrees with it where the paper checked its model
+    (Table 1).
+    """
     curve = read_mlp_profile(shared_file("profiles/mlp_a100_Meta-Llama-3-8B.csv.gz"))
     shape = model_shape("llama-3-8b")
     measured = RooflineCost(shape=shape, hardware=hardware("A100"), gemm_curve=curve)
@@ -133,7 +152,8 @@ def test_measured_rates_take_precedence():
     # Linear inside, proportional beyond the last point, never below the smallest step.
     assert measured.gemm_s(65536) == pytest.approx(2 * measured.gemm_s(32768))
     assert measured.gemm_s(1) <= measured.gemm_s(700) <= measured.gemm_s(4096)
-    # Table 1 measured 2.005 ms for a layer group at batch 1024 against 1.087 at 512: the same growth within 10%.
+    # Table 1 measured 2.005 ms for a layer group at batch 1024 against 1.087 at 512: the same growth
+    # within 10%.
     assert measured.gemm_s(1024) / measured.gemm_s(512) == pytest.approx(2.005 / 1.087, rel=0.25)
 
 

@@ -58,11 +58,18 @@ def engines(job, sequence, pool, config, shape="llama-3-8b"):
     shape=st.sampled_from(["llama-3-8b", "gemma-2-9b", "mixtral"]),
 )
 def test_fast_simulator_takes_the_steps_of_the_obvious_one(
-    mode, case, admission, eviction, paced, chunk, shape
+    mode, case, admission, eviction, least, chunk, shape
 ):
     """Steps, retractions, computed and recomputed tokens are equal, the time is equal up to rounding."""
     job, sequence, pool = case
-    config = EngineConfig(mode=mode, admission=admission, eviction=eviction, paced=paced, chunk_tokens=chunk)
+    config = EngineConfig(
+        mode=mode,
+        admission=admission,
+        eviction=eviction,
+        paced=least is not None,
+        min_prefill_tokens=least or 32,
+        chunk_tokens=chunk,
+    )
     fast, naive = engines(job, sequence, pool, config, shape)
     result = fast.result()
     assert result.num_steps == naive.num_steps

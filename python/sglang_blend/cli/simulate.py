@@ -28,7 +28,7 @@ from sglang_blend.perf.measured import read_mlp_profile
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
-from sglang_blend.perf.simulator import simulate
+from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
 
@@ -153,9 +153,7 @@ def run(args: argparse.Namespace) -> int:
                 admission=args.admission,
                 eviction=args.eviction,
             )
-            record = _record(
-                order, mode, simulate(job.believing(schedule), schedule.sequence, cost, engine), args
-            )
+            record = _record(order, mode, simulate_schedule(job, schedule, cost, engine), args)
             print(orjson.dumps(record).decode() if args.json else _row(record))
             sys.stdout.flush()
     return 0

@@ -1,5 +1,5 @@
-"""When the simulated engine lets a request start: by expected peak, by SGLang's ratio, or by
-reserving its cap.
+"""When the simulated engine lets a request start: by expected peak, by SGLang's ratio, or by reserving its
+cap.
 """
 
 from __future__ import annotations

@@ -55,8 +55,7 @@ def bounds_of(tree: SegmentTree, output_len: IntArray, cost: RooflineCost, inter
     """Sums a job's bounds from its true output lengths.
 
     The fewest decode steps are token-steps over the pool. A shared segment counts once for each of its
-    readers there,
-    which makes the weight bound slightly too high where long outputs share long prefixes.
+    readers there, which makes the weight bound slightly too high where long outputs share long prefixes.
     """
     output = output_len.astype(np.float64)
     token_steps = float((tree.prompt_len * output + output * output / 2.0).sum())

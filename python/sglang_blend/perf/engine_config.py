@@ -92,8 +92,8 @@ class EngineConfig:
     def budget_tokens(self, cost: RooflineCost) -> int:
         """The largest number of tokens in a step with prefill.
 
-        In overlap mode it is the balanced step: as many tokens as GEMMs take while the weights and a
-        full pool are read.
+        In overlap mode it is the balanced step: as many tokens as GEMMs take while the weights and a full
+        pool are read.
         """
         if self.chunk_tokens is not None:
             return self.chunk_tokens

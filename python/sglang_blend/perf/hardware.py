@@ -66,8 +66,8 @@ class Hardware:
                 )
 
     def at_peak(self) -> Hardware:
-        """The same accelerator with the vendor's peaks as effective rates, as the paper's formulas
-        use them.
+        """The same accelerator with the vendor's peaks as effective rates, as the paper's formulas use
+        them.
         """
         return replace(
             self,

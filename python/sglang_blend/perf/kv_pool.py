@@ -1,14 +1,12 @@
 """The KV pool of the simulated engine and the radix cache that lives in it.
 
 The cache holds whole segments of the `SegmentTree`, not tokens. Segments on the path of an admitted request
-are locked;
-unlocked ones, and what finished requests leave behind, stay until the room is needed.
+are locked; unlocked ones, and what finished requests leave behind, stay until the room is needed.
 
 Eviction keeps SGLang's leaf-first order without a heap: a segment becomes evictable at the moment its last
-reader
-finishes, never before its children do, so the order of unlocking is the LRU order with children before
-parents.
-With demand-aware eviction, segments that waiting requests still need go only after everything else.
+reader finishes, never before its children do, so the order of unlocking is the LRU order with children
+before parents. With demand-aware eviction, segments that waiting requests still need go only after
+everything else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Measured kernel times, which take precedence over the roofline.
 
 `read_mlp_profile(path, tp_size)` turns a profile of one layer's kernels by token count (the CSV form of
-Vidur's
-data/profiling/compute) into a `GemmCurve`: seconds of all linear layers for a step of n tokens.
+Vidur's data/profiling/compute) into a `GemmCurve`: seconds of all linear layers for a step of n tokens.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ class GemmCurve:
             )
 
     def seconds(self, num_tokens: float) -> float:
-        """One layer's time at `num_tokens`: interpolated inside, the last point's rate beyond, flat
-        below the first.
+        """One layer's time at `num_tokens`: interpolated inside, the last point's rate beyond, flat below
+        the first.
         """
         last = float(self.num_tokens[-1])
         if num_tokens > last:

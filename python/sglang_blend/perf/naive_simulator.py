@@ -1,8 +1,7 @@
 """The obvious simulator: one step at a time, every sum recounted. For tests, small jobs only.
 
-It states the engine's rules plainly; `simulator.py` must give the same steps, retractions and tokens, and the
-same
-time up to rounding. Shared with it are only the step times and the config.
+It states the engine's rules plainly; `simulator.py` must give the same steps, retractions and tokens, and
+the same time up to rounding. Shared with it are only the step times and the config.
 """
 
 from __future__ import annotations

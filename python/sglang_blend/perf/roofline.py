@@ -1,8 +1,8 @@
 """Seconds of compute and of memory traffic, from a model's shape and an accelerator's rates.
 
 `RooflineCost(shape=..., hardware=...)` is the planner's cost model (per request, no sharing) and gives the
-simulator its
-per-step times. `paper_cost(...)` is the same with the paper's constants: vendor peaks and no attention term.
+simulator its per-step times. `paper_cost(...)` is the same with the paper's constants: vendor peaks and no
+attention term.
 """
 
 from __future__ import annotations
@@ -36,20 +36,17 @@ class RooflineCost:
 
     Attributes:
         shape, hardware, tp_size: the model and what it runs on; rates and memory scale with tp_size,
-            the time of
-            all-reduces is not modelled.
+            the time of all-reduces is not modelled.
         gemm_curve: measured seconds of a layer's linear kernels; replaces the roofline of the weights.
         count_attention: whether prefill attention FLOPs count (the paper leaves them out).
         mem_fraction, reserve_bytes: KV memory is mem_fraction * memory - weights - reserve_bytes per
             accelerator.
         pool_tokens: KV pool in tokens, when it is known; overrides the estimate.
 
-    Source: BlendServe, arXiv:2411.16102, section 4: Comp(r) = 2 (p + d) P_model / compute and
-    Mem(r) = (p d + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted,
-    causally
-    (half of the paper's 4 p^2 H L); windows cap what a token sees; and decode attention whose FLOPs take
-    longer
-    than its reads (MLA) counts that longer time as memory time, since it runs in the same kernel.
+    Source: BlendServe, arXiv:2411.16102, section 4: Comp(r) = 2 (p + d) P_model / compute and Mem(r) = (p d
+    + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted, causally (half of
+    the paper's 4 p^2 H L); windows cap what a token sees; and decode attention whose FLOPs take longer than
+    its reads (MLA) counts that longer time as memory time, since it runs in the same kernel.
     """
 
     shape: ModelShape
@@ -133,16 +130,16 @@ class RooflineCost:
 
     @cached_property
     def pair_s(self) -> tuple[float, float]:
-        """Seconds per (query, visible token) pair of prefill, over the full layers and over the
-        windowed ones.
+        """Seconds per (query, visible token) pair of prefill, over the full layers and over the windowed
+        ones.
         """
         one = self.shape.prefill_flop_per_pair / self._attention_flop_per_s if self.count_attention else 0.0
         return one * self.shape.num_full_layers, one * self.shape.num_window_layers
 
     @cached_property
     def kv_read_s(self) -> tuple[float, float]:
-        """Seconds per cached token that one decode step reads, over the full layers and over the
-        windowed ones.
+        """Seconds per cached token that one decode step reads, over the full layers and over the windowed
+        ones.
         """
         read = self.shape.kv_bytes_per_token(self.tp_size) / self.shape.num_layers / self.bytes_per_s
         one = max(read, self.shape.decode_flop_per_pair / self._attention_flop_per_s)

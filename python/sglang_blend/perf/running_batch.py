@@ -1,10 +1,8 @@
 """The running batch of the simulated engine, kept as sums and a finish heap.
 
-Each decode step adds one token to every running request, so a step changes only two sums; requests are looked
-at when
-they join, finish, are retracted, or grow past a sliding window. `Forecast` keeps what admission and pacing
-ask about:
-expected finishes in order.
+Each decode step adds one token to every running request, so a step changes only two sums; requests are
+looked at when they join, finish, are retracted, or grow past a sliding window. `Forecast` keeps what
+admission and pacing ask about: expected finishes in order.
 """
 
 from __future__ import annotations
@@ -93,8 +91,8 @@ class RunningBatch:
         return kv_len
 
     def retraction_victim(self, generated_before: list[int]) -> int:
-        """The request that SGLang would retract: fewest output tokens, then the longest KV, then
-        the latest number.
+        """The request that SGLang would retract: fewest output tokens, then the longest KV, then the latest
+        number.
         """
         now = self.step_no
         return min(
@@ -118,9 +116,8 @@ class RunningBatch:
 class Forecast:
     """Expected finishes of the admitted requests, in order, as arrays.
 
-    All times are decode steps counted as if a request joined when it was admitted. An estimate that has
-    run out becomes
-    "an eighth of what it generated, at least 8 steps", again and again.
+    All times are decode steps counted as if a request joined when it was admitted. An estimate that has run
+    out becomes "an eighth of what it generated, at least 8 steps", again and again.
     """
 
     def __init__(self) -> None:
@@ -151,8 +148,8 @@ class Forecast:
         cap_steps: float,
         generated: int,
     ) -> None:
-        """Adds an admitted request: tokens now, expected and largest number of decode steps to go,
-        tokens generated before.
+        """Adds an admitted request: tokens now, expected and largest number of decode steps to go, tokens
+        generated before.
         """
         if self._size == self._rows.shape[1]:
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
@@ -191,8 +188,8 @@ class Forecast:
     def peak_private(self, step_no: int) -> float:
         """Largest sum of private tokens that is to be expected, from now on, if nothing more is admitted.
 
-        Usage grows by one token a request and step and falls at finishes, so it peaks right before one:
-        max over k of sum_{i finishes not before k} (private_i + rem_k).
+        Usage grows by one token a request and step and falls at finishes, so it peaks right before one: max
+        over k of sum_{i finishes not before k} (private_i + rem_k).
         """
         if not self._size:
             return 0.0

@@ -1,9 +1,8 @@
 """The prefix tree as the simulator needs it: shared segments only, as arrays.
 
 A segment is a run of prompt tokens that at least two requests share up to its end. What a request has alone
-(the rest of
-its prompt, and its output) is not in the tree but its `private_len`. `segments_of(build_prefix_tree(table))`
-makes it.
+(the rest of its prompt, and its output) is not in the tree but its `private_len`.
+`segments_of(build_prefix_tree(table))` makes it.
 """
 
 from __future__ import annotations
@@ -75,8 +74,8 @@ class SegmentTree:
         return float(shared + cost.extend_compute_s(self.end_len[self.leaf], self.private_len).sum())
 
     def saved_ratio(self, cost: RooflineCost, output_len: FloatArray) -> float:
-        """Prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe
-        section 3.3).
+        """Prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe section
+        3.3).
         """
         alone = float(cost.compute_s(self.prompt_len, output_len).sum())  # type: ignore[arg-type]
         prefill_alone = float(cost.extend_compute_s(np.zeros_like(self.prompt_len), self.prompt_len).sum())

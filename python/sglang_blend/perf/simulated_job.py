@@ -41,8 +41,8 @@ class SimulatedJob:
         page_size: int = 1,
         tree: PrefixTree | None = None,
     ) -> SimulatedJob:
-        """Builds the tree of a table, or takes the one that is there; without estimates the true
-        lengths are known.
+        """Builds the tree of a table, or takes the one that is there; without estimates the true lengths
+        are known.
         """
         est = np.asarray(output_len if est_output_len is None else est_output_len, dtype=np.float64)
         return cls(
@@ -69,8 +69,8 @@ class SimulatedJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """One row a recorded step: seconds at its end, decode requests, prefill tokens, pool tokens in
-    use, steps it stands for.
+    """One row a recorded step: seconds at its end, decode requests, prefill tokens, pool tokens in use,
+    steps it stands for.
     """
 
     end_s: FloatArray

@@ -1,10 +1,9 @@
 """An iteration-level model of the serving engine: what a schedule would take, without a GPU.
 
-`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate(job, sequence, cost, config)` runs
-one order
-in one engine and returns a `Simulation`. Every step is timed by `StepTimer`; steps in which nothing can
-happen but decode
-are taken many at once, exactly as if one by one. Results are simulated, never measured.
+`SimulatedJob.from_table(table, output_len)` prepares a job once; `simulate_schedule(job, schedule, cost,
+config)` runs a schedule in one engine, `simulate(job, sequence, cost, config)` a bare order; both return a
+`Simulation`. Every step is timed by `StepTimer`; steps in which nothing can happen but decode are taken
+many at once, exactly as if one by one. Results are simulated, never measured.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from collections import deque
 
 import numpy as np
 
+from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.feed import Feed, ListFeed
+from sglang_blend.perf.feed import Feed, ListFeed, TwoEndFeed
 from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import Pacer
 from sglang_blend.perf.roofline import RooflineCost
@@ -56,6 +56,29 @@ def simulate(
     engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
     engine.run()
     return engine.result()
+
+
+def simulate_schedule(
+    job: SimulatedJob,
+    schedule: Schedule,
+    cost: RooflineCost,
+    config: EngineConfig,
+    *,
+    record_timeline: bool = False,
+) -> Simulation:
+    """Runs a schedule: its order, its beliefs about output lengths, and both its ends where it has sides.
+
+    Args:
+        job: what is run; its estimates are replaced by the schedule's.
+
+    Raises:
+        PlanError: as `simulate`.
+    """
+    sided = bool((schedule.side != Side.NONE).any())
+    feed = TwoEndFeed(schedule, job.tree.prompt_len, cost.kv_pool_tokens) if sided else None
+    return simulate(
+        job.believing(schedule), schedule.sequence, cost, config, feed=feed, record_timeline=record_timeline
+    )
 
 
 class _Prefill:
@@ -240,8 +263,8 @@ class SimulatedEngine:
             self._budget = self.pacer.token_budget(rest)
 
     def _collect_prefill(self, budget: int) -> tuple[int, float, list[int]]:
-        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is
-        then complete.
+        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is then
+        complete.
         """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
@@ -347,6 +370,7 @@ class SimulatedEngine:
     def _finish(self, request: int, kv_len: int) -> None:
         self.pool.release(request, self._private_len(request, kv_len), keep=True)
         self.forecast.remove(request)
+        self.feed.release(request)
         self.finished[request] += 1
         self._num_done += 1
         self._blocked = False

@@ -168,8 +168,8 @@ def read_trace(path: Path) -> Source:
 
 
 def draw_lengths(source: Source, num: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """(num,) prompt and output lengths; rows of a trace are drawn together, without repeats while
-    they last.
+    """(num,) prompt and output lengths; rows of a trace are drawn together, without repeats while they
+    last.
     """
     if source.trace is not None:
         repeats = -(-num // len(source.trace))

@@ -1,8 +1,7 @@
 """How long a step takes: compute, weight reads and KV reads, in sequence, overlapped or side by side.
 
-One `StepTimer` per simulation. `prefill_step_s` and `step_s` time one step, `decode_run_s` many decode steps
-of an
-unchanged batch in closed form.
+One `StepTimer` per simulation. `prefill_step_s` and `step_s` time one step, `decode_run_s` many decode
+steps of an unchanged batch in closed form.
 """
 
 from __future__ import annotations
@@ -72,8 +71,8 @@ class StepTimer:
         return big + self._interference * small
 
     def decode_run_s(self, num_steps: int, batch_size: int, read: KvRead) -> float:
-        """Seconds of `num_steps` decode steps of the same batch, whose KV grows by `read`'s growth
-        each step.
+        """Seconds of `num_steps` decode steps of the same batch, whose KV grows by `read`'s growth each
+        step.
         """
         gemm, weights = self.gemm_s(batch_size), self.weight_s(batch_size)
         first = self.kv_s(read)
@@ -103,7 +102,7 @@ class StepTimer:
         return (gemm + self.kv_s(read) / bandwidth) * self._contention + self._overhead_s
 
     def muxed_prefill_s(self, num_tokens: int, attention_s: float, split: float) -> float:
-        """Seconds of prefill on the other share of the multiprocessors (no floor for weights:
-        chunks are large).
+        """Seconds of prefill on the other share of the multiprocessors (no floor for weights: chunks are
+        large).
         """
         return (num_tokens * self._token_s + attention_s) / (1.0 - split) * self._contention

@@ -1,14 +1,12 @@
 """Re-makes the paper's workloads for any model and hardware: a source, long outputs and shared prefixes.
 
-`synthesise(cost, SynthesisSpec(density=1.4, sharing=0.35), seed=0)` mixes the three kinds of requests so that
-the whole job
-has the wanted compute density and prefix sharing on that cost model. `paper_trace(1)` to `paper_trace(4)` are
-the main
-traces, `paper_grid()` the 65 points. The same spec and seed give the same tokens.
+`synthesise(cost, SynthesisSpec(density=1.4, sharing=0.35), seed=0)` mixes the three kinds of requests so
+that the whole job has the wanted compute density and prefix sharing on that cost model. `paper_trace(1)` to
+`paper_trace(4)` are the main traces, `paper_grid()` the 65 points. The same spec and seed give the same
+tokens.
 
-Source: BlendServe section 6.2: one of four traces plus OpenVid for the density, then MMLU for the sharing, a
-system prompt
-for each; random token ids where no text is published.
+Source: BlendServe section 6.2: one of four traces plus OpenVid for the density, then MMLU for the sharing,
+a system prompt for each; random token ids where no text is published.
 """
 
 from __future__ import annotations
@@ -191,8 +189,8 @@ def _draw_pool(source: Source, spec: SynthesisSpec, cost: RooflineCost, rng: np.
 
 
 def _solve_counts(pools: list[_Pool], spec: SynthesisSpec, cost: RooflineCost) -> list[int]:
-    """How many requests of each source: three linear equations in the means of those taken,
-    repeated as these change.
+    """How many requests of each source: three linear equations in the means of those taken, repeated as
+    these change.
     """
     counts = np.full(3, spec.num_requests / 3.0)
     for _ in range(30):

@@ -1,9 +1,8 @@
 """Turns a trace of lengths into a request table, so that orders can be tried on real traffic.
 
 `table_from_trace(path, limit=1200)` reads a CSV of prompt_tokens and output_tokens (no text: nothing is
-shared), or JSON
-Lines that also have `hash_ids`, one id for each 512 prompt tokens: equal ids after an equal prefix are the
-same tokens.
+shared), or JSON Lines that also have `hash_ids`, one id for each 512 prompt tokens: equal ids after an
+equal prefix are the same tokens.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def table_from_trace(path: Path, *, limit: int | None = None, seed: int = 0) -> 
 
     Returns:
         The requests in file order, with their own output length rounded up to a power of two as
-        max_new_tokens, and the
-        true output lengths, (n,) int64.
+        max_new_tokens, and the true output lengths, (n,) int64.
 
     Raises:
         InputError: unreadable, or a line with wrong fields.
