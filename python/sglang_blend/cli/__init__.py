@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from sglang_blend import __version__
-from sglang_blend.cli import fork
+from sglang_blend.cli import fork, plan, simulate
 from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
 
-SUBCOMMANDS = (fork,)
+SUBCOMMANDS = (plan, simulate, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
-    except BlendError as e:
-        print(f"sglang-blend: {e}", file=sys.stderr)
-        return e.exit_code
+    except BlendError as error:
+        print(f"sglang-blend: {error}", file=sys.stderr)
+        return error.exit_code

@@ -28,6 +28,7 @@ class PlanConfig:
         right_class_ratio: dual-scan shuffles memory-intensive units whose densities lie within this factor,
             so that requests of one length do not come and go together; 1.0 keeps the paper's strict order.
         min_left_requests: whole requests that the left scanner's memory always has room for.
+        early_tail: dual-scan starts long right requests early enough to end with the job; the paper does not.
         occupancy_ratio: part of the KV pool that a running job fills on average.
         unit_work_ratio: stationary: largest share of the job's work in a unit that stays together.
         min_blend_gain: auto: smallest gain that full overlap must promise before it plans more than dfs.
@@ -44,6 +45,7 @@ class PlanConfig:
     unsampled_admission_ratio: float = 0.7
     right_class_ratio: float = 2.0
     min_left_requests: int = 2
+    early_tail: bool = True
     occupancy_ratio: float = 0.85
     unit_work_ratio: float = 0.01
     min_blend_gain: float = 0.02

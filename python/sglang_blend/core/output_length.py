@@ -177,4 +177,5 @@ def remaining_len(est_output_len: IntArray, num_generated: IntArray) -> FloatArr
         (n,) float64, tokens. Source: physics study of this project; the paper has no formula.
     """
     generated = num_generated.astype(np.float64)
-    return np.maximum(np.maximum(est_output_len - generated, generated / 8), 8.0)
+    remaining: FloatArray = np.maximum(np.maximum(est_output_len - generated, generated / 8), 8.0)
+    return remaining

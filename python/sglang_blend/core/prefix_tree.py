@@ -79,7 +79,8 @@ class PrefixTree:
     def node_last(self) -> IntArray:
         """(m,) int64, the nodes of the subtree of node `v` are `v` to `node_last[v]`, both included."""
         ends_before = np.searchsorted(self.node_start, self.node_end, side="left")
-        return np.maximum(ends_before - 1, np.arange(self.num_nodes))
+        last: IntArray = np.maximum(ends_before - 1, np.arange(self.num_nodes))
+        return last
 
     @cached_property
     def node_num_children(self) -> IntArray:
@@ -91,6 +92,14 @@ class PrefixTree:
     def leaf_depth(self) -> IntArray:
         """(n,) int64, tokens of each prompt that hang on internal nodes; the rest is the leaf's own."""
         return self.node_depth[self.leaf_parent]
+
+    @cached_property
+    def gap_node(self) -> IntArray:
+        """(n,) int64, the deepest node over both leaf `i` and leaf `i - 1`; the root for leaf 0."""
+        gap_node = self.leaf_parent.copy()
+        start, shallowest = np.unique(self.node_start, return_index=True)
+        gap_node[start[: self.n]] = self.node_parent[shallowest[: self.n]]
+        return gap_node
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -135,7 +144,8 @@ class PrefixTree:
         """
         upto = prefix_sum(saved_by_lcp)
         first_pays = np.minimum(self.node_start + 1, self.node_end)
-        return upto[self.node_end] - upto[first_pays]
+        saving: FloatArray = upto[self.node_end] - upto[first_pays]
+        return saving
 
     def nearest_marked(self, marked: NDArray[np.bool_]) -> IntArray:
         """(m,) int64, the deepest marked node on the way from each node up; the root where there is none.

@@ -85,7 +85,8 @@ class RequestTable:
             _require(len(self.rid) == self.n, f"rid has {len(self.rid)} entries for {self.n} requests")
             in_order = np.sort(self.rid)
             twice = np.flatnonzero(in_order[1:] == in_order[:-1])
-            _require(len(twice) == 0, f"rid {in_order[twice[0]] if len(twice) else ''!r} is there twice")
+            first_twice = in_order[twice].tolist()[:1]
+            _require(len(twice) == 0, f"rid {first_twice} is there twice; each request needs its own")
 
     @classmethod
     def from_lists(

@@ -50,7 +50,7 @@ class Workload:
     @cached_property
     def leaf_memory_s(self) -> FloatArray:
         """(n,) float64, time of the KV reads."""
-        return self._cost.memory_s(self.tree.prompt_len, self.leaf_output_len)
+        return self.memory_s_of_leaves(least_output_len=0)
 
     @cached_property
     def leaf_saved_s(self) -> FloatArray:
@@ -104,6 +104,10 @@ class Workload:
     def prefix_compute_s(self, prefix_len: IntArray) -> FloatArray:
         """Compute time of the first `prefix_len` tokens of a prompt, seconds; same shape."""
         return self._cost.extend_compute_s(np.zeros_like(prefix_len), prefix_len)
+
+    def memory_s_of_leaves(self, *, least_output_len: int) -> FloatArray:
+        """(n,) float64, time of the KV reads when every output has at least this many tokens."""
+        return self._cost.memory_s(self.tree.prompt_len, np.maximum(self.leaf_output_len, least_output_len))
 
     @property
     def kv_pool_tokens(self) -> int:

@@ -9,14 +9,20 @@ admissions is the plan.
 Decided here, where the paper is silent (the division of memory is decided in `dual_scanner.py`):
 
 - Merging (A.2): neighbours in the sorted list form a block of at most 1/64 of the KV pool, so that blocks
-stay
-  far below a side's share. Up to 20,000 requests are not merged at all: each is its own block.
+  stay far below a side's share. Up to 20,000 requests are not merged at all: each is its own block.
 - Units to the right of the job's density are shuffled within density classes (`right_class_ratio`): sorted
   strictly, neighbours have equal lengths, come and go together, and memory use turns into a saw-tooth.
 - The right scanner walks its units backwards, which keeps their sharing just as well.
+- rho(L) and rho(R) are those of the unit a pointer is in, as in the paper. So that this describes any
+  stretch of it, the requests of a node are shuffled too, unless `right_class_ratio` asks for the strict
+  order.
+- Tail: the right request that starts last runs on alone. So the admissions of the right side are moved
+  forward (`early_tail`): a unit whose longest output takes `d` of the `T` steps of the modelled run starts
+  at `1 - d / T` of its time.
+- An output length of 0 is scanned as 1, so that no density is infinite and both sides keep a finite pace.
 - Each side's current path is kept: sharing is measured with two paths (see `sharing.py`).
-- Without any compute or without any memory time there is no density to balance: everything stays on the left,
-  in density order.
+- Without any compute or without any memory time there is no density to balance: everything stays on the
+  left, in density order.
 
 Source: BlendServe, arXiv:2411.16102, sections 5.2, 5.3 and A.2, Algorithms 1 to 3.
 """
@@ -24,6 +30,7 @@ Source: BlendServe, arXiv:2411.16102, sections 5.2, 5.3 and A.2, Algorithms 1 to
 from __future__ import annotations
 
 import heapq
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +40,14 @@ from sglang_blend.core.cost import FloatArray, IntArray
 from sglang_blend.core.density import log_density
 from sglang_blend.core.dual_scanner import DualScanner, ScanItems
 from sglang_blend.core.orders.placement import Placement
+from sglang_blend.core.orders.stationary import tail_factor
 from sglang_blend.core.orders.within_loss import within_loss
 from sglang_blend.core.request import Side
-from sglang_blend.core.split import Units, cut_by_side, layer_wise_order
+from sglang_blend.core.split import Units, cut_by_density, layer_wise_order
 from sglang_blend.core.workload import Workload
 
+# Densities of a unit within this factor are not told apart.
+_CLASS_RATIO = 2.0
 _UNMERGED_REQUESTS = 20_000
 _BLOCKS_PER_POOL = 64
 # Keeps the scan short when the pool is tiny against the job.
@@ -47,10 +57,11 @@ _MOST_BLOCKS = 200_000
 def dual_scan(workload: Workload, config: PlanConfig, rng: np.random.Generator) -> Placement:
     """Plan by the dual scan; keeps at least `1 - sharing_loss` of the possible sharing."""
     shuffle_key = rng.random(workload.tree.n)
-    layered = layer_wise_order(workload)
+    strict = config.right_class_ratio == 1.0
+    layered = layer_wise_order(workload, None if strict else shuffle_key)
 
     def place(budget: float) -> Placement:
-        units = cut_by_side(workload, budget)
+        units = cut_by_density(workload, _CLASS_RATIO, budget)
         in_order = _sort_units(workload, config, units, layered, shuffle_key)
         return _scan(workload, config, units, in_order)
 
@@ -86,30 +97,29 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     output = workload.leaf_output_len[in_order].astype(np.float64)
     peak = workload.tree.prompt_len[in_order] + output
     first = _block_starts(peak, workload.kv_pool_tokens)
+    memory = workload.memory_s_of_leaves(least_output_len=1)
+    unit_density = units.load.compute_s / np.bincount(units.of_leaf, memory, units.num_units)
+    peak_tokens = np.add.reduceat(peak, first)
     items = ScanItems(
-        compute_s=np.add.reduceat(_unit_compute_s(workload, units)[in_order], first),
-        memory_s=np.add.reduceat(workload.leaf_memory_s[in_order], first),
-        peak_tokens=np.add.reduceat(peak, first),
+        compute_s=np.add.reduceat((unit_density[units.of_leaf] * memory)[in_order], first),
+        memory_s=np.add.reduceat(memory[in_order], first),
+        peak_tokens=peak_tokens,
         request_tokens=np.maximum.reduceat(peak, first),
+        token_steps=np.add.reduceat((peak - output / 2) * np.maximum(output, 1.0), first),
+        num_steps=np.add.reduceat(peak * np.maximum(output, 1.0), first) / peak_tokens,
     )
-    life = np.add.reduceat(peak * np.maximum(output, 1.0), first) / items.peak_tokens
     scanner = DualScanner(
         items, mem_tokens=workload.kv_pool_tokens, min_left_requests=config.min_left_requests
     )
-    taken, of_side, share = _admissions(scanner, life, workload.kv_pool_tokens)
-    position, num_taken = _expand(first, n, taken, of_side)
+    taken = _admissions(scanner, items.num_steps, workload.kv_pool_tokens)
+    position, size = _expand(first, n, taken)
     leaves = in_order[position]
-    side[leaves] = np.repeat(of_side, num_taken)
-    mem_share[leaves] = np.repeat(share, num_taken)
+    side[leaves] = np.repeat(taken.side, size)
+    mem_share[leaves] = np.repeat(taken.share, size)
+    if config.early_tail:
+        factor = tail_factor(workload.leaf_output_len, taken.last_step)
+        leaves = leaves[_early_tail(units, leaves, side, np.repeat(taken.at_step, size), factor)]
     return Placement(leaves, units.of_leaf, side, mem_share)
-
-
-def _unit_compute_s(workload: Workload, units: Units) -> FloatArray:
-    """(n,) float64, compute time of each leaf scaled so that every unit has the density it was sorted by."""
-    share = np.bincount(units.of_leaf, workload.leaf_compute_s, units.num_units)
-    scale = np.divide(units.load.compute_s, share, out=np.ones_like(share), where=share > 0)
-    scaled: FloatArray = workload.leaf_compute_s * scale[units.of_leaf]
-    return scaled
 
 
 def _block_starts(peak: FloatArray, kv_pool_tokens: int) -> IntArray:
@@ -122,41 +132,93 @@ def _block_starts(peak: FloatArray, kv_pool_tokens: int) -> IntArray:
     return np.flatnonzero(np.diff(block, prepend=-1.0))
 
 
-def _admissions(
-    scanner: DualScanner, life: FloatArray, kv_pool_tokens: int
-) -> tuple[IntArray, NDArray[np.int8], FloatArray]:
+class _Taken(NamedTuple):
+    """Blocks in the order the scanner took them.
+
+    Attributes:
+        block: (b,) int64.
+        side: (b,) int8, which scanner took it.
+        share: (b,) float64, that side's share of the memory at the time.
+        at_step: (b,) float64, the clock when it was taken, decode steps.
+        last_step: the clock when the last block leaves.
+    """
+
+    block: IntArray
+    side: NDArray[np.int8]
+    share: FloatArray
+    at_step: FloatArray
+    last_step: float
+
+
+def _admissions(scanner: DualScanner, stay: FloatArray, kv_pool_tokens: int) -> _Taken:
     """Run the scanner against a clock of decode steps.
 
     Args:
-        life: (b,) float64, steps that each block stays.
-
-    Returns:
-        Blocks in the order they are taken, the side that took each, and that side's share of the memory.
+        stay: (b,) float64, steps that each block stays.
     """
-    stay: list[float] = life.tolist()
-    taken: list[int] = []
+    num_steps: list[float] = stay.tolist()
+    block: list[int] = []
     of_side: list[Side] = []
     share: list[float] = []
+    at_step: list[float] = []
     running: list[tuple[float, int]] = []
     now = 0.0
     while scanner.num_waiting:
         side = scanner.next_side()
         if side == Side.NONE:
+            before = now
             now, finished = heapq.heappop(running)
+            scanner.advance(now - before)
             scanner.release(finished)
             continue
         split = scanner.split()
         share.append((split.mem_left if side == Side.LEFT else split.mem_right) / kv_pool_tokens)
         of_side.append(side)
-        taken.append(scanner.admit(side))
-        heapq.heappush(running, (now + stay[taken[-1]], taken[-1]))
-    return np.array(taken, np.int64), np.array(of_side, np.int8), np.array(share)
+        at_step.append(now)
+        block.append(scanner.admit(side))
+        heapq.heappush(running, (now + num_steps[block[-1]], block[-1]))
+    last_step = max(end for end, _ in running)
+    return _Taken(
+        np.array(block, np.int64), np.array(of_side, np.int8), np.array(share), np.array(at_step), last_step
+    )
 
 
-def _expand(first: IntArray, n: int, taken: IntArray, of_side: NDArray[np.int8]) -> tuple[IntArray, IntArray]:
+def _expand(first: IntArray, n: int, taken: _Taken) -> tuple[IntArray, IntArray]:
     """List positions block by block, those of right blocks backwards, and the size of each taken block."""
-    size = np.diff(first, append=n)[taken]
-    step = np.where(of_side == Side.RIGHT, -1, 1)
-    start = first[taken] + np.where(step < 0, size - 1, 0)
+    size = np.diff(first, append=n)[taken.block]
+    step = np.where(taken.side == Side.RIGHT, -1, 1)
+    start = first[taken.block] + np.where(step < 0, size - 1, 0)
     inside = np.arange(n) - np.repeat(np.cumsum(size) - size, size)
     return np.repeat(start, size) + np.repeat(step, size) * inside, size
+
+
+def _early_tail(
+    units: Units, leaves: IntArray, side: NDArray[np.int8], at_step: FloatArray, tail: FloatArray
+) -> IntArray:
+    """(n,) int64, positions of `leaves` in an order that starts the right side's units earlier.
+
+    A unit whose longest output takes `d` of the `T` steps starts at `1 - d / T` of its time. Each side's
+    requests stay in one line, whole units after one another.
+    """
+    right = np.flatnonzero(side[leaves] == Side.RIGHT)
+    if len(right) == 0:
+        return np.arange(len(leaves))
+    unit = units.of_leaf[leaves[right]]
+    first = np.flatnonzero(np.diff(unit, prepend=-1))
+    size = np.diff(first, append=len(right))
+    factor = np.minimum.reduceat(tail[leaves[right]], first)
+    start = at_step[right][first] * factor
+    by_start = np.argsort(start, kind="stable")
+    new_size = size[by_start]
+    inside = np.arange(len(right)) - np.repeat(np.cumsum(new_size) - new_size, new_size)
+    moved = right[np.repeat(first[by_start], new_size) + inside]
+    # A unit's later requests keep their distance, and the next unit waits for the last of them.
+    at_unit = np.repeat(at_step[right][first[by_start]], new_size)
+    early = np.repeat(start[by_start], new_size) + (at_step[moved] - at_unit) * np.repeat(
+        factor[by_start], new_size
+    )
+    step = at_step.copy()
+    line = np.arange(len(leaves))
+    line[right] = moved
+    step[right] = np.maximum.accumulate(early)
+    return line[np.argsort(step, kind="stable")]

@@ -31,9 +31,7 @@ def stationary(workload: Workload, config: PlanConfig, rng: np.random.Generator)
     """Plan the stationary blend; keeps at least `1 - sharing_loss` of the possible sharing."""
     tree = workload.tree
     uniform = rng.random(tree.n)
-    factor = tail_factor(
-        workload.leaf_output_len, expected_steps(workload.leaf_token_steps, workload.kv_pool_tokens, config)
-    )
+    factor = tail_factor(workload.leaf_output_len, expected_steps(workload, config))
 
     def place(budget: float) -> Placement:
         units = cut_by_work(workload, config.unit_work_ratio, budget)
@@ -49,9 +47,10 @@ def stationary(workload: Workload, config: PlanConfig, rng: np.random.Generator)
     return within_loss(workload, config, place)
 
 
-def expected_steps(leaf_token_steps: FloatArray, kv_pool_tokens: int, config: PlanConfig) -> float:
+def expected_steps(workload: Workload, config: PlanConfig) -> float:
     """S: decode steps of the job when the KV pool is filled to `occupancy_ratio` on average, at least 1."""
-    return max(float(leaf_token_steps.sum()) / (config.occupancy_ratio * kv_pool_tokens), 1.0)
+    filled_tokens = config.occupancy_ratio * workload.kv_pool_tokens
+    return max(float(workload.leaf_token_steps.sum()) / filled_tokens, 1.0)
 
 
 def tail_factor(output_len: IntArray, num_steps: float) -> FloatArray:

@@ -1,0 +1,268 @@
+"""`sglang-blend plan`: what a batch file holds, what an order would keep and take, without running it.
+
+sglang-blend plan --file batch.jsonl --model-shape llama-3-8b --hardware H200
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from sglang_blend.cli.batch_prompts import (
+    DEFAULT_MAX_TOKENS,
+    BatchPrompts,
+    ByteTokenizer,
+    ModelTokenizer,
+    Tokenizer,
+    read_batch_prompts,
+)
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
+from sglang_blend.core.request import Schedule
+from sglang_blend.core.workload import Workload
+from sglang_blend.perf.bounds import bounds_of
+from sglang_blend.perf.engine_config import MODES, EngineConfig
+from sglang_blend.perf.hardware import hardware
+from sglang_blend.perf.predict import MakespanPredictor
+from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.perf.shape_registry import model_shape
+from sglang_blend.perf.simulated_job import SimulatedJob
+
+_DEFAULTS = PlanConfig()
+_HISTOGRAM_WIDTH = 40
+
+
+class _Prediction(NamedTuple):
+    makespan_s: float
+    optimum_fraction: float
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="show what a batch file holds and which order would run it best",
+        description="Plan a batch file without running it: its workload, sharing and densities, and the"
+        " simulated makespan of every order.",
+        epilog="example: sglang-blend plan --file batch.jsonl --model-shape llama-3-8b --hardware H200",
+    )
+    add = parser.add_argument
+    add("--file", type=Path, required=True, help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz")
+    add("--model-path", help="model folder: its config.json and its tokenizer")
+    add(
+        "--model-shape", help="a known model shape instead; tokens are then approximate (default: llama-3-8b)"
+    )
+    add(
+        "--hardware",
+        default="H200",
+        help="name in the hardware table, or a JSON record (default: %(default)s)",
+    )
+    add("--tp-size", type=int, default=1, help="tensor parallel size (default: %(default)s)")
+    add("--max-total-tokens", type=int, help="KV pool, tokens (default: what the model leaves free)")
+    add("--order", default=AUTO, help=f"one of {', '.join(order_names())} (default: %(default)s)")
+    add("--mode", default="default", help=f"engine to simulate: {', '.join(MODES)} (default: %(default)s)")
+    add("--page-size", type=int, default=_DEFAULTS.page_size, help="KV page, tokens (default: %(default)s)")
+    add("--seed", type=int, default=_DEFAULTS.seed, help="of every random choice (default: %(default)s)")
+    add(
+        "--default-max-tokens",
+        type=int,
+        default=DEFAULT_MAX_TOKENS,
+        help="cap for lines that name none (default: %(default)s)",
+    )
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    add("--save", type=Path, help="write the schedule to this file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, plan, simulate, print; returns the exit code.
+
+    Raises:
+        BlendError: a value that is not allowed, or a file that cannot be used.
+    """
+    config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
+    engine = EngineConfig(mode=args.mode)
+    cost = RooflineCost(
+        shape=model_shape(args.model_path or args.model_shape or "llama-3-8b"),
+        hardware=hardware(args.hardware),
+        tp_size=args.tp_size,
+        pool_tokens=args.max_total_tokens,
+    )
+    tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
+    batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens)
+    begin = time.perf_counter()
+    workload = make_workload(batch.table, cost, config)
+    predictor = _Predictions(workload, cost, engine, args.seed)
+    schedule = make_schedule(batch.table, cost, config, predict=predictor.makespan_s, workload=workload)
+    plan_s = time.perf_counter() - begin
+    schedules = {
+        name: make_schedule(batch.table, cost, replace(config, order=name), workload=workload)
+        for name in order_names()
+        if name != AUTO
+    }
+    predictions = {name: predictor.predict(each) for name, each in schedules.items()}
+    if args.save is not None:
+        schedule.save(args.save)
+    if args.json:
+        report = _report(workload, schedule, schedules, predictions, plan_s)
+        report |= _context(args, cost, tokenizer, batch, predictor) | {"reason": schedule.reason}
+        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print_text(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
+    return 0
+
+
+class _Predictions:
+    """Simulated makespans of one job's schedules, each order once."""
+
+    def __init__(self, workload: Workload, cost: RooflineCost, engine: EngineConfig, seed: int) -> None:
+        tree, output_len = workload.tree, workload.lengths.est_output_len
+        self._predict = MakespanPredictor(workload.table, cost, engine, tree=tree, seed=seed)
+        self._known: dict[str, float] = {}
+        job = SimulatedJob.from_table(workload.table, output_len, tree=tree)
+        #: max(compute, KV reads) of the whole job, seconds.
+        self.optimum_s = bounds_of(job.tree, output_len, cost, 0.0).optimum_s
+        self.num_simulated = tree.n
+
+    def makespan_s(self, schedule: Schedule) -> float:
+        """Predicted seconds; outputs are taken to be as long as expected."""
+        if schedule.order not in self._known:
+            self._known[schedule.order] = self._predict(schedule)
+            self.num_simulated = self._predict.sample_size(schedule) or schedule.n
+        return self._known[schedule.order]
+
+    def predict(self, schedule: Schedule) -> _Prediction:
+        """Makespan and its share of the optimum."""
+        seconds = self.makespan_s(schedule)
+        return _Prediction(seconds, self.optimum_s / seconds if seconds else 1.0)
+
+
+def _report(
+    workload: Workload,
+    schedule: Schedule,
+    schedules: dict[str, Schedule],
+    predictions: dict[str, _Prediction],
+    plan_s: float,
+) -> dict[str, Any]:
+    tree = workload.tree
+    return {
+        "requests": tree.n,
+        "prompt_tokens": tree.num_prompt_tokens,
+        "unique_prompt_tokens": tree.num_unique_tokens,
+        "sharing_possible": tree.sharing_possible,
+        "root_density": schedule.root_density,
+        "order": schedule.order,
+        "orders": {
+            name: {
+                "sharing_kept": schedules[name].sharing_kept,
+                "predicted_makespan_s": predictions[name].makespan_s,
+                "optimum_fraction": predictions[name].optimum_fraction,
+            }
+            for name in schedules
+        },
+        "plan_seconds": plan_s,
+        "peak_rss_bytes": _peak_rss_bytes(),
+    }
+
+
+def _context(
+    args: argparse.Namespace,
+    cost: RooflineCost,
+    tokenizer: Tokenizer,
+    batch: BatchPrompts,
+    predictor: _Predictions,
+) -> dict[str, Any]:
+    return {
+        "reason": "",
+        "simulated": True,
+        "simulated_requests": predictor.num_simulated,
+        "optimum_s": predictor.optimum_s,
+        "mode": args.mode,
+        "model": cost.shape.name,
+        "hardware": cost.hardware.name,
+        "tp_size": args.tp_size,
+        "kv_pool_tokens": cost.kv_pool_tokens,
+        "page_size": args.page_size,
+        "seed": args.seed,
+        "tokenizer": tokenizer.name,
+        "tokens_approximate": tokenizer.approximate,
+        "skipped_lines": batch.num_skipped,
+        "first_skipped": batch.first_skipped,
+        "requests_without_max_tokens": batch.num_without_cap,
+    }
+
+
+def _print_text(
+    args: argparse.Namespace,
+    cost: RooflineCost,
+    tokenizer: Tokenizer,
+    batch: BatchPrompts,
+    workload: Workload,
+    schedule: Schedule,
+    schedules: dict[str, Schedule],
+    predictions: dict[str, _Prediction],
+    predictor: _Predictions,
+) -> None:
+    tree = workload.tree
+    print(f"file          {args.file}")
+    print(f"requests      {tree.n:,}")
+    if batch.num_skipped:
+        print(
+            f"left out      {batch.num_skipped:,} lines that cannot be planned; first: {batch.first_skipped}"
+        )
+    print(f"tokens        {tokenizer.name}")
+    print(f"prompt        {tree.num_prompt_tokens:,} tokens, {tree.num_unique_tokens:,} of them unique")
+    print(f"sharing       {tree.sharing_possible:.1%} of the prompt tokens can come from the prefix cache")
+    print(
+        f"output        {int(workload.lengths.est_output_len.sum()):,} tokens expected, at most "
+        f"{int(batch.table.max_new_tokens.sum()):,}"
+    )
+    if batch.num_without_cap:
+        print(
+            f"              {batch.num_without_cap:,} name no cap and are taken as {args.default_max_tokens}"
+        )
+    machine = f"{cost.shape.name} on {args.tp_size} x {cost.hardware.name}"
+    print(f"machine       {machine}, KV pool {cost.kv_pool_tokens:,} tokens")
+    print(f"density       {workload.root_density:.3g} (compute over memory time, with sharing)")
+    for line in density_histogram(workload):
+        print(f"              {line}")
+    num = predictor.num_simulated
+    sampled = f", extended from a sample of {num:,} requests" if num < tree.n else ""
+    print(f"\nsimulated     engine mode {args.mode}{sampled}; outputs as long as expected")
+    print(f"{'order':14}{'sharing kept':>13}{'makespan':>12}{'of optimum':>12}")
+    for name, prediction in predictions.items():
+        kept = schedules[name].sharing_kept
+        print(f"{name:14}{kept:>13.1%}{prediction.makespan_s:>10.1f} s{prediction.optimum_fraction:>12.1%}")
+    print(f"{'optimum':14}{'':13}{predictor.optimum_s:>10.1f} s   max(compute, KV reads)")
+    print(f"\norder         {schedule.reason or schedule.order}")
+    if args.save is not None:
+        print(f"saved         {args.save}", file=sys.stderr)
+
+
+def density_histogram(workload: Workload) -> list[str]:
+    """Lines of text: requests by density, a factor of two a line; compute-intensive first."""
+    if workload.tree.n == 0:
+        return []
+    with np.errstate(divide="ignore"):
+        exponent = np.log2(workload.leaf_density)
+    classes = np.clip(np.floor(np.nan_to_num(exponent, posinf=1e3, neginf=-1e3)), -8, 9).astype(np.int64)
+    counts = np.bincount(classes + 8, minlength=18)
+    lines = []
+    for index in range(int(np.flatnonzero(counts)[-1]), int(np.flatnonzero(counts)[0]) - 1, -1):
+        label = f"{2.0 ** (index - 8):>8.3g}+" if index else "       0+"
+        bar = "#" * round(_HISTOGRAM_WIDTH * counts[index] / counts.max())
+        lines.append(f"{label} {bar:<{_HISTOGRAM_WIDTH}} {counts[index]:,}")
+    return lines
+
+
+def _peak_rss_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,271 @@
+"""`sglang-blend simulate`: every order in every modelled engine, for a trace, a made or a saved job.
+
+sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
+sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
+from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
+from sglang_blend.core.prefix_tree import build_prefix_tree
+from sglang_blend.core.request import RequestTable
+from sglang_blend.errors import ConfigError
+from sglang_blend.perf.arrays import IntArray
+from sglang_blend.perf.engine_config import MODES, EngineConfig
+from sglang_blend.perf.hardware import hardware
+from sglang_blend.perf.measured import read_mlp_profile
+from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.perf.shape_registry import model_shape
+from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
+from sglang_blend.perf.simulator import simulate_schedule
+from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
+from sglang_blend.perf.trace_file import table_from_trace
+
+_COLUMNS = (
+    "order",
+    "mode",
+    "makespan_s",
+    "optimum_fraction",
+    "practical_fraction",
+    "sharing_kept",
+    "retractions",
+    "tail_s",
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the subcommand and its options."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="simulate every order in every modelled engine, without a GPU",
+        description="Runs orders through a model of the serving engine. Results are simulated, not measured.",
+        epilog="Example: sglang-blend simulate --paper-trace 1 --hardware A100 --num-requests 5000",
+    )
+    job = parser.add_argument_group("the job, one of these")
+    job.add_argument(
+        "--trace",
+        type=Path,
+        help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too",
+    )
+    job.add_argument(
+        "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
+    )
+    job.add_argument(
+        "--paper-trace",
+        type=int,
+        choices=(1, 2, 3, 4),
+        help="BlendServe's main trace, re-made for this model and hardware",
+    )
+    job.add_argument("--density", type=float, help="make a workload of this compute density (with --sharing)")
+    job.add_argument("--sharing", type=float, help="and this prefix sharing ratio, 0 to 1")
+    parser.add_argument(
+        "--num-requests", type=int, default=10_000, help="requests of a made workload (default 10000)"
+    )
+    parser.add_argument(
+        "--source",
+        default=SynthesisSpec.source,
+        help="made workload: where most requests come from (default burstgpt)",
+    )
+    parser.add_argument(
+        "--long-output",
+        default=SynthesisSpec.long_output,
+        help="made workload: the long outputs (default openvid-short)",
+    )
+    parser.add_argument("--limit", type=int, help="take the first so many requests of a trace")
+    parser.add_argument("--model-path", help="model folder with config.json")
+    parser.add_argument(
+        "--model-shape", default="llama-3.1-8b", help="a known shape instead (default llama-3.1-8b)"
+    )
+    parser.add_argument(
+        "--hardware", default="A100", help="name in the hardware table, or a .json record (default A100)"
+    )
+    parser.add_argument("--tp-size", type=int, default=1, help="tensor parallel degree (default 1)")
+    parser.add_argument(
+        "--kv-cache-dtype", default="auto", help="auto, fp8, bf16, fp16 or fp32 (default auto)"
+    )
+    parser.add_argument("--max-total-tokens", type=int, help="KV pool in tokens (default: what fits)")
+    parser.add_argument(
+        "--mlp-profile",
+        type=Path,
+        help="measured kernel times by token count (CSV), used in place of the roofline",
+    )
+    parser.add_argument("--orders", default="", help="comma-separated (default: all but auto)")
+    parser.add_argument("--modes", default="", help=f"comma-separated (default: {','.join(MODES)})")
+    parser.add_argument(
+        "--chunk-tokens", type=int, help="token budget of a step with prefill (default: by mode)"
+    )
+    parser.add_argument(
+        "--paced",
+        action="store_true",
+        help="overlap and mixed: take the token budget from the remaining work (n*)",
+    )
+    parser.add_argument(
+        "--admission", default="peak", help="peak, ratio (stock SGLang) or reserve (default peak)"
+    )
+    parser.add_argument("--eviction", default="lru", help="lru (stock SGLang) or demand (default lru)")
+    parser.add_argument(
+        "--lengths",
+        choices=("sampled", "known"),
+        default="sampled",
+        help="what orders know of output lengths: a 1%% sample, or all (default sampled)",
+    )
+    parser.add_argument("--page-size", type=int, default=1, help="tokens of a KV page (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON record a line, for each order and mode")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulates and prints; returns the exit code.
+
+    Raises:
+        BlendError: a value that is not allowed, or an input that cannot be used.
+    """
+    cost = _cost(args)
+    orders = _choices("order", args.orders, order_names()) or [name for name in order_names() if name != AUTO]
+    modes = _choices("mode", args.modes, MODES) or list(MODES)
+    table, output_len, title = _job(args, cost)
+    config = PlanConfig(seed=args.seed, page_size=args.page_size)
+    tree = build_prefix_tree(table, page_size=args.page_size)
+    lengths = _lengths(args, table, output_len, tree, config)
+    workload = make_workload(table, cost, config, tree=tree, lengths=lengths)
+    job = SimulatedJob.from_table(table, output_len, tree=tree)
+    if not args.json:
+        print(_heading(title, table, cost, job, args))
+    for order in orders:
+        schedule = make_schedule(table, cost, replace(config, order=order), workload=workload)
+        for mode in modes:
+            engine = EngineConfig(
+                mode=mode,
+                chunk_tokens=args.chunk_tokens,
+                paced=args.paced,
+                admission=args.admission,
+                eviction=args.eviction,
+            )
+            record = _record(order, mode, simulate_schedule(job, schedule, cost, engine), args)
+            print(orjson.dumps(record).decode() if args.json else _row(record))
+            sys.stdout.flush()
+    return 0
+
+
+def _cost(args: argparse.Namespace) -> RooflineCost:
+    curve = None if args.mlp_profile is None else read_mlp_profile(args.mlp_profile, tp_size=args.tp_size)
+    return RooflineCost(
+        shape=model_shape(args.model_path or args.model_shape).with_kv_dtype(args.kv_cache_dtype),
+        hardware=hardware(args.hardware),
+        tp_size=args.tp_size,
+        gemm_curve=curve,
+        pool_tokens=args.max_total_tokens,
+    )
+
+
+def _choices(what: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in allowed:
+            raise ConfigError(f"{what} {name!r} is unknown; allowed are {', '.join(allowed)}.")
+    return names
+
+
+def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, IntArray, str]:
+    made = args.density is not None or args.sharing is not None
+    given = [args.trace is not None, args.table is not None, args.paper_trace is not None, made]
+    if sum(given) != 1 or (made and (args.density is None or args.sharing is None)):
+        raise ConfigError(
+            "name one job to simulate: --trace, --table, --paper-trace, or --density with --sharing."
+        )
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit is {args.limit}, allowed is 1 or more; leave it out for the whole trace.")
+    if args.trace is not None:
+        table, output_len = table_from_trace(args.trace, limit=args.limit, seed=args.seed)
+        return table, output_len, args.trace.name
+    if args.table is not None:
+        table = RequestTable.load(args.table)
+        return table, np.asarray(table.max_new_tokens), args.table.name
+    spec = (
+        SynthesisSpec(density=args.density, sharing=args.sharing) if made else paper_trace(args.paper_trace)
+    )
+    spec = replace(spec, num_requests=args.num_requests, source=args.source, long_output=args.long_output)
+    trace = synthesise(cost, spec, seed=args.seed)
+    kinds = ", ".join(
+        f"{n} {k}" for n, k in zip(np.bincount(trace.source, minlength=3), trace.source_names, strict=True)
+    )
+    return (
+        trace.table,
+        trace.output_len,
+        f"made workload ({kinds}), sharing ratio {trace.sharing:.3f} of compute",
+    )
+
+
+def _lengths(
+    args: argparse.Namespace, table: RequestTable, output_len: IntArray, tree: Any, config: PlanConfig
+) -> OutputEstimate:
+    if args.lengths == "known":
+        return OutputEstimate(output_len, output_len, table.n)
+    lengths = OutputLengths(table, tree, config)
+    rows = choose_sample(table, tree, config.sample_ratio, np.random.default_rng(args.seed))
+    lengths.observe(rows, output_len[rows])
+    return lengths.estimate()
+
+
+def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "order": order,
+        "mode": mode,
+        "makespan_s": result.makespan_s,
+        "optimum_s": result.bounds.optimum_s,
+        "optimum_fraction": result.optimum_fraction,
+        "practical_optimum_s": result.bounds.practical_s,
+        "practical_fraction": result.practical_fraction,
+        "sharing_kept": result.sharing_kept,
+        "retractions": result.retractions,
+        "num_steps": result.num_steps,
+        "tail_s": result.tail_s,
+        "mean_kv_occupancy": result.mean_kv_occupancy,
+        "seed": args.seed,
+        "simulated": True,
+    }
+
+
+def _heading(
+    title: str, table: RequestTable, cost: RooflineCost, job: SimulatedJob, args: argparse.Namespace
+) -> str:
+    tp = f"{args.tp_size} x " if args.tp_size > 1 else ""
+    return (
+        f"simulated: {title}\n{table.n} requests, {table.num_prompt_tokens} prompt tokens "
+        f"({job.tree.unique_tokens} unique), "
+        f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, "
+        f"KV pool {cost.kv_pool_tokens} "
+        f"tokens, admission {args.admission}, eviction {args.eviction}, lengths {args.lengths}, seed "
+        f"{args.seed}\n" + "  ".join(name.rjust(_width(name)) for name in _COLUMNS)
+    )
+
+
+def _row(record: dict[str, Any]) -> str:
+    cells = []
+    for name in _COLUMNS:
+        value = record[name]
+        text = (
+            value
+            if isinstance(value, str)
+            else str(value)
+            if isinstance(value, int)
+            else f"{value:.{1 if name.endswith('_s') else 3}f}"
+        )
+        cells.append(text.rjust(_width(name)))
+    return "  ".join(cells)
+
+
+def _width(name: str) -> int:
+    return max(len(name), 13 if name == "order" else 8)

@@ -1,0 +1,103 @@
+"""Everything the simulated engine can be told, with the constants of the model in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sglang_blend.errors import ConfigError
+from sglang_blend.perf.kv_pool import EvictionPolicy
+from sglang_blend.perf.roofline import RooflineCost
+
+Mode = Literal["default", "mixed", "pdmux", "overlap"]
+AdmissionPolicy = Literal["peak", "ratio", "reserve"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+# SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
+_CHUNK_TOKENS: dict[str, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """One engine to simulate.
+
+    Attributes:
+        mode: how a step combines prefill and decode.
+            default: a step is prefill or decode, prefill first (SGLang without flags);
+            mixed: prefill chunks ride with decode, operators one after the other (`--enable-mixed-chunk`);
+            overlap: the same step, GEMM and attention side by side (NanoFlow, the paper's engine);
+            pdmux: decode and prefill on separate parts of the multiprocessors (`--enable-pdmux`).
+        chunk_tokens: token budget of a step with prefill, decode included; None takes the mode's own.
+        paced: whether overlap and mixed steps take the token budget n* from the remaining work instead, up to
+            `chunk_tokens`.
+        pace_factor: on n*.
+        admission: when a request may start.
+            peak: the running batch's expected peak fits the pool;
+            ratio: SGLang's new_token_ratio, falling from `ratio_start` to `ratio_end`, raised by retraction;
+            reserve: max_new_tokens is reserved.
+        eviction: "lru" as SGLang, or "demand": segments that waiting requests need go last.
+        interference: share of the shorter side that an overlapped step loses.
+        step_overhead_s: host time of a step that the GPU waits for.
+        pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
+            the bandwidth.
+        pdmux_contention: slow-down of both sides while they share the device.
+        pdmux_splits: shares x to choose from.
+        max_running: requests in the running batch.
+        retry_steps: decode steps after which a refused admission is tried again (it is also at every finish).
+        refresh_steps: steps between looks at the remaining work (n*, split of the multiprocessors).
+        ratio_start, ratio_end, ratio_decay_steps: SGLang's new_token_ratio.
+        clip_new_tokens: SGLang's CLIP_MAX_NEW_TOKENS: more than this is never reserved for one request.
+        min_prefill_tokens: a paced step prefills at least this much.
+    """
+
+    mode: Mode = "default"
+    chunk_tokens: int | None = None
+    paced: bool = False
+    pace_factor: float = 1.0
+    admission: AdmissionPolicy = "ratio"
+    eviction: EvictionPolicy = "lru"
+    interference: float = 0.07
+    step_overhead_s: float = 0.0005
+    pdmux_bandwidth_gain: float = 2.75
+    pdmux_contention: float = 1.05
+    pdmux_splits: tuple[float, ...] = (0.12, 0.18, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.7, 0.8)
+    max_running: int = 4096
+    retry_steps: int = 8
+    refresh_steps: int = 8
+    ratio_start: float = 0.7
+    ratio_end: float = 0.098
+    ratio_decay_steps: int = 600
+    clip_new_tokens: int = 4096
+    min_prefill_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode {self.mode!r} is unknown; allowed are {', '.join(MODES)}.")
+        if self.admission not in get_args(AdmissionPolicy):
+            raise ConfigError(
+                f"admission {self.admission!r} is unknown; allowed are "
+                f"{', '.join(get_args(AdmissionPolicy))}."
+            )
+        if self.eviction not in get_args(EvictionPolicy):
+            raise ConfigError(
+                f"eviction {self.eviction!r} is unknown; allowed are {', '.join(get_args(EvictionPolicy))}."
+            )
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise ConfigError(
+                f"chunk_tokens is {self.chunk_tokens}, allowed is 1 or more; correct --chunk-tokens."
+            )
+        if not 0 < self.pace_factor < 100:
+            raise ConfigError(f"pace_factor is {self.pace_factor}, allowed is above 0, below 100; 1 is n*.")
+
+    def budget_tokens(self, cost: RooflineCost) -> int:
+        """The largest number of tokens in a step with prefill.
+
+        In overlap mode it is the balanced step: as many tokens as GEMMs take while the weights and a full
+        pool are read.
+        """
+        if self.chunk_tokens is not None:
+            return self.chunk_tokens
+        if self.mode != "overlap":
+            return _CHUNK_TOKENS[self.mode]
+        sweep_s = cost.weight_s(1.0) + cost.kv_pool_tokens * sum(cost.kv_read_s)
+        return max(64, int(sweep_s / cost.token_s))

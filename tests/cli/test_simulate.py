@@ -1,0 +1,106 @@
+"""`sglang-blend simulate` prints a record for each order and mode, and refuses what it cannot do in a
+sentence.
+"""
+
+import argparse
+import json
+
+import pytest
+
+from perf.paths import shared_file
+from sglang_blend.cli import simulate
+from sglang_blend.core.orders import order_names
+from sglang_blend.core.request import RequestTable
+from sglang_blend.errors import BlendError
+from sglang_blend.perf.engine_config import MODES
+
+
+def run(*words: str) -> int:
+    """Parses and runs the subcommand as the dispatcher does."""
+    parser = argparse.ArgumentParser()
+    simulate.add_parser(parser.add_subparsers(required=True))
+    args = parser.parse_args(["simulate", *words])
+    return args.run(args)
+
+
+def test_json_has_one_record_for_each_order_and_mode(capsys):
+    """Every order but auto in every mode, with the promised fields."""
+    assert run("--paper-trace", "1", "--num-requests", "300", "--json") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = [(order, mode) for order in order_names() if order != "auto" for mode in MODES]
+    assert [(r["order"], r["mode"]) for r in records] == expected
+    for record in records:
+        assert record["makespan_s"] > record["optimum_s"] > 0
+        assert record["optimum_fraction"] == pytest.approx(record["optimum_s"] / record["makespan_s"])
+        assert 0 <= record["sharing_kept"] <= 1
+        assert record["retractions"] >= 0
+        assert record["simulated"] is True
+
+
+def test_a_trace_of_lengths_is_simulated_and_the_table_says_so(capsys):
+    """The text output names the job, the engine and the seed, and that it is simulated."""
+    path = shared_file("traces/azure_2023_conv.csv")
+    assert (
+        run(
+            "--trace",
+            str(path),
+            "--limit",
+            "200",
+            "--orders",
+            "fcfs,dfs",
+            "--modes",
+            "default,mixed",
+            "--seed",
+            "3",
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert out.startswith("simulated: azure_2023_conv.csv")
+    assert "200 requests" in out
+    assert "seed 3" in out
+    assert len(out.splitlines()) == 3 + 4
+
+
+def test_a_saved_request_table_is_simulated(tmp_path, capsys):
+    """Outputs are taken to be as long as allowed."""
+    RequestTable.from_lists([[1, 2, 3], [1, 2, 4]], max_new_tokens=7).save(tmp_path / "t.table")
+    assert run("--table", str(tmp_path / "t.table"), "--orders", "dfs", "--modes", "mixed", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sharing_kept"] == 1.0
+
+
+def test_same_seed_same_records(capsys):
+    """Byte for byte."""
+    words = ("--density", "1.2", "--sharing", "0.2", "--num-requests", "200", "--modes", "overlap", "--json")
+    outputs = []
+    for seed in ("4", "4", "5"):
+        run(*words, "--seed", seed)
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "name one job to simulate"),
+        (("--density", "1"), "name one job to simulate"),
+        (("--paper-trace", "1", "--density", "1", "--sharing", "0.1"), "name one job to simulate"),
+        (("--paper-trace", "1", "--orders", "best"), "order 'best' is unknown; allowed are fcfs"),
+        (("--paper-trace", "1", "--modes", "turbo"), "mode 'turbo' is unknown; allowed are default"),
+        (("--paper-trace", "1", "--hardware", "V100"), "unknown hardware 'V100'"),
+        (("--paper-trace", "1", "--model-shape", "llama-9"), "'llama-9' is neither"),
+        (("--paper-trace", "1", "--tp-size", "0"), "tp_size is 0"),
+        (("--paper-trace", "1", "--model-shape", "llama-3.1-70b"), "leaves no room for KV"),
+        (("--trace", "absent.csv"), "cannot be read"),
+        (("--trace", "absent.csv", "--limit", "0"), "--limit is 0"),
+        (("--paper-trace", "1", "--num-requests", "100", "--max-total-tokens", "50"), "the pool holds 50"),
+        (
+            ("--paper-trace", "1", "--num-requests", "100", "--admission", "hope"),
+            "admission 'hope' is unknown",
+        ),
+    ],
+)
+def test_wrong_options_are_answered_in_a_sentence(words, message):
+    """The dispatcher prints the error's sentence and leaves with its exit code."""
+    with pytest.raises(BlendError, match=message):
+        run(*words)
