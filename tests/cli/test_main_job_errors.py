@@ -1,6 +1,5 @@
 """What a new user does wrong with the main job: one sentence, exit code 2, no traceback, nothing lost."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ def launch(*args: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONWARNINGS": "error"},
     )
 
 
