@@ -139,7 +139,7 @@ def measure(num_requests: int, order: str, seed: int, radix_requests: int) -> di
 
 
 def make_columns(num_requests: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Columns of the table; random ids are drawn in blocks, so that making the job needs little more than it."""
+    """Columns of the table; random ids are drawn in blocks, so that making them needs little memory."""
     prefixes = rng.integers(0, VOCAB, (NUM_PREFIXES, PREFIX_LEN), dtype=np.int32)
     shared = rng.random(num_requests) < SHARED_RATIO
     own_len = np.where(shared, rng.integers(10, 60, num_requests), rng.integers(100, 944, num_requests))

@@ -96,11 +96,15 @@ class ModelTokenizer:
         if self._tokenizer.chat_template is None:
             return self.encode("\n".join(_text_of(m) for m in messages))
         turns = [{**m, "content": _text_of(m)} for m in messages]
-        return list(
-            self._tokenizer.apply_chat_template(
+        try:
+            ids = self._tokenizer.apply_chat_template(
                 turns, tokenize=True, add_generation_prompt=True, return_dict=False
             )
-        )
+        except ImportError as error:
+            raise ConfigError(
+                "the chat template of --model-path needs the jinja2 package; run `pip install jinja2`"
+            ) from error
+        return list(ids)
 
 
 class BatchPrompts(NamedTuple):

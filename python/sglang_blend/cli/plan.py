@@ -26,18 +26,17 @@ from sglang_blend.cli.batch_prompts import (
 )
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
-from sglang_blend.core.request import RequestTable, Schedule
+from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
+from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.hardware import hardware
+from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
-from sglang_blend.perf.simulator import simulate
+from sglang_blend.perf.simulated_job import SimulatedJob
 
 _DEFAULTS = PlanConfig()
-# Above this many requests the makespan is simulated on every k-th request of the tree.
-_MOST_SIMULATED = 20_000
 _HISTOGRAM_WIDTH = 40
 
 
@@ -51,8 +50,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "plan",
         help="show what a batch file holds and which order would run it best",
-        description="Plan a batch file without running it: workload, sharing, densities, and every order's simulated"
-        " makespan.",
+        description="Plan a batch file without running it: its workload, sharing and densities, and the"
+        " simulated makespan of every order.",
         epilog="example: sglang-blend plan --file batch.jsonl --model-shape llama-3-8b --hardware H200",
     )
     add = parser.add_argument
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens)
     begin = time.perf_counter()
     workload = make_workload(batch.table, cost, config)
-    predictor = _Predictor(workload, cost, engine)
+    predictor = _Predictions(workload, cost, engine, args.seed)
     schedule = make_schedule(batch.table, cost, config, predict=predictor.makespan_s, workload=workload)
     plan_s = time.perf_counter() - begin
     schedules = {
@@ -114,60 +113,36 @@ def run(args: argparse.Namespace) -> int:
         schedule.save(args.save)
     if args.json:
         report = _report(workload, schedule, schedules, predictions, plan_s)
-        report |= _context(args, cost, tokenizer, batch, predictor)
+        report |= _context(args, cost, tokenizer, batch, predictor) | {"reason": schedule.reason}
         print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
         _print_text(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
     return 0
 
 
-class _Predictor:
-    """Simulates schedules of one job, in whole or on a sample, each order once."""
+class _Predictions:
+    """Simulated makespans of one job's schedules, each order once."""
 
-    def __init__(self, workload: Workload, cost: RooflineCost, engine: EngineConfig) -> None:
-        self._cost, self._engine = cost, engine
-        self._known: dict[str, Simulation] = {}
-        n = workload.tree.n
-        self.stride = -(-n // _MOST_SIMULATED)
-        self._rows = np.sort(workload.tree.sequence[:: self.stride])
-        sampled = self.stride > 1
-        table = _take(workload.table, self._rows) if sampled else workload.table
-        output_len = workload.lengths.est_output_len[self._rows]
-        self.job = SimulatedJob.from_table(
-            table,
-            output_len,
-            page_size=workload.tree.page_size,
-            tree=None if sampled else workload.tree,
-        )
+    def __init__(self, workload: Workload, cost: RooflineCost, engine: EngineConfig, seed: int) -> None:
+        tree, output_len = workload.tree, workload.lengths.est_output_len
+        self._predict = MakespanPredictor(workload.table, cost, engine, tree=tree, seed=seed)
+        self._known: dict[str, float] = {}
+        job = SimulatedJob.from_table(workload.table, output_len, tree=tree)
+        #: max(compute, KV reads) of the whole job, seconds.
+        self.optimum_s = bounds_of(job.tree, output_len, cost, 0.0).optimum_s
+        self.num_simulated = tree.n
 
     def makespan_s(self, schedule: Schedule) -> float:
-        """Predicted seconds of the whole job."""
-        return self.predict(schedule).makespan_s
+        """Predicted seconds; outputs are taken to be as long as expected."""
+        if schedule.order not in self._known:
+            self._known[schedule.order] = self._predict(schedule)
+            self.num_simulated = self._predict.sample_size(schedule) or schedule.n
+        return self._known[schedule.order]
 
     def predict(self, schedule: Schedule) -> _Prediction:
-        """Makespan of the whole job and its share of the optimum; outputs are taken to be as long as expected."""
-        if schedule.order not in self._known:
-            sequence = np.argsort(schedule.rank[self._rows], kind="stable")
-            self._known[schedule.order] = simulate(self.job, sequence, self._cost, self._engine)
-        result = self._known[schedule.order]
-        return _Prediction(result.makespan_s * self.stride, result.optimum_fraction)
-
-    @property
-    def optimum_s(self) -> float:
-        """max(compute, KV reads) of the whole job, seconds."""
-        return next(iter(self._known.values())).bounds.optimum_s * self.stride if self._known else 0.0
-
-
-def _take(table: RequestTable, rows: np.ndarray[Any, np.dtype[np.int64]]) -> RequestTable:
-    """The table of some rows."""
-    offsets = np.concatenate([[0], np.cumsum(table.prompt_len[rows])]).astype(np.int64)
-    return RequestTable(
-        token_ids=np.concatenate([table.prompt(int(row)) for row in rows]),
-        offsets=offsets,
-        max_new_tokens=table.max_new_tokens[rows],
-        fixed_output=table.fixed_output[rows],
-        namespace=table.namespace[rows],
-    )
+        """Makespan and its share of the optimum."""
+        seconds = self.makespan_s(schedule)
+        return _Prediction(seconds, self.optimum_s / seconds if seconds else 1.0)
 
 
 def _report(
@@ -203,12 +178,12 @@ def _context(
     cost: RooflineCost,
     tokenizer: Tokenizer,
     batch: BatchPrompts,
-    predictor: _Predictor,
+    predictor: _Predictions,
 ) -> dict[str, Any]:
     return {
         "reason": "",
         "simulated": True,
-        "simulated_every": predictor.stride,
+        "simulated_requests": predictor.num_simulated,
         "optimum_s": predictor.optimum_s,
         "mode": args.mode,
         "model": cost.shape.name,
@@ -234,7 +209,7 @@ def _print_text(
     schedule: Schedule,
     schedules: dict[str, Schedule],
     predictions: dict[str, _Prediction],
-    predictor: _Predictor,
+    predictor: _Predictions,
 ) -> None:
     tree = workload.tree
     print(f"file          {args.file}")
@@ -254,13 +229,13 @@ def _print_text(
         print(
             f"              {batch.num_without_cap:,} name no cap and are taken as {args.default_max_tokens}"
         )
-    print(
-        f"machine       {cost.shape.name} on {args.tp_size} x {cost.hardware.name}, KV pool {cost.kv_pool_tokens:,} tokens"
-    )
+    machine = f"{cost.shape.name} on {args.tp_size} x {cost.hardware.name}"
+    print(f"machine       {machine}, KV pool {cost.kv_pool_tokens:,} tokens")
     print(f"density       {workload.root_density:.3g} (compute over memory time, with sharing)")
     for line in density_histogram(workload):
         print(f"              {line}")
-    sampled = f", on every {predictor.stride}th request" if predictor.stride > 1 else ""
+    num = predictor.num_simulated
+    sampled = f", extended from a sample of {num:,} requests" if num < tree.n else ""
     print(f"\nsimulated     engine mode {args.mode}{sampled}; outputs as long as expected")
     print(f"{'order':14}{'sharing kept':>13}{'makespan':>12}{'of optimum':>12}")
     for name, prediction in predictions.items():

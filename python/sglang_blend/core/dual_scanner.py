@@ -22,9 +22,10 @@ Algorithm 3. What the paper leaves open is decided here:
 - Infinite rho(L) (no output): M_L is its limit, 0, raised by the floor below.
 - Floor: a side that runs nothing may take one item, and room for one item or `min_left_requests` whole
   requests (but no more than half the pool) is always kept for the left side, or it could never run.
-- Pace: a side that holds more than its part, by the floor, would run too fast, as its items leave on time.
-  So each side earns its part of the memory for every step that passes and pays token-steps for what it
-  admits; only a side that is not in debt may go over its part.
+- Pace: with short outputs the left part is smaller than one request, and the right side never fills its part,
+  as it is held to its peak while it grows. So memory alone would let the left side run too fast and end too
+  early. For every step that passes it earns `M_L / M_R` of the tokens that the right side really holds, it
+  pays the token-steps of what it admits, and admits only when it is not in debt.
 - A side is exhausted when the two pointers meet: the last item belongs to either end and nothing is left to
   divide. What is still running keeps its account until it is released.
 - The left part is reserved against the right side's peak, not against its current use: right requests grow,
@@ -120,6 +121,7 @@ class ScanItems(NamedTuple):
         peak_tokens: (k,) float64, KV tokens an item holds at most, prompt and expected output.
         request_tokens: (k,) float64, the largest request in the item, tokens.
         token_steps: (k,) float64, KV tokens held times decode steps.
+        num_steps: (k,) float64, decode steps an item is expected to stay, above 0.
     """
 
     compute_s: FloatArray
@@ -127,6 +129,7 @@ class ScanItems(NamedTuple):
     peak_tokens: FloatArray
     request_tokens: FloatArray
     token_steps: FloatArray
+    num_steps: FloatArray
 
 
 class DualScanner:
@@ -166,7 +169,9 @@ class DualScanner:
         self._root = root_density
         self._left, self._right = 0, len(density) - 1
         self._token_steps: list[float] = items.token_steps.tolist()
-        self._credit = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
+        self._num_steps: list[float] = items.num_steps.tolist()
+        self._credit = 0.0  # token-steps that the left side may still admit
+        self._rate = 0.0  # mean tokens that the right side holds
         self._account: dict[int, Side] = {}
         self._used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
         self._split: MemorySplit | None = None
@@ -218,13 +223,11 @@ class DualScanner:
         free = self._mem - used_left - used_right if free_tokens is None else free_tokens
         need_left, need_right = self._peak[self._left], self._peak[self._right]
         floor = max(mem_left, min(max(self._least[self._left], need_left), self._mem / 2))
-        left_fits = need_left <= free and (
-            used_left + need_left <= mem_left
-            or (self._credit[Side.LEFT] >= 0 and (used_left == 0 or used_left + need_left <= floor))
+        left_fits = (
+            self._credit >= 0 and need_left <= free and (used_left == 0 or used_left + need_left <= floor)
         )
         right_fits = need_right <= free and (
-            used_right + need_right <= self._mem - floor
-            or (self._credit[Side.RIGHT] >= 0 and used_right == 0 and mem_right > 0)
+            used_right + need_right <= self._mem - floor or (used_right == 0 and mem_right > 0)
         )
         if left_fits and right_fits:
             left_first = used_left * max(mem_right, 1.0) <= used_right * max(mem_left, 1.0)
@@ -238,12 +241,14 @@ class DualScanner:
         return Side.LEFT if mem_left >= mem_right else Side.RIGHT
 
     def advance(self, num_steps: float) -> None:
-        """So many decode steps have passed; each side has earned its part of the memory for them."""
-        if self.num_waiting:
-            split = self.split()
-            for side, earned in ((Side.LEFT, split.mem_left), (Side.RIGHT, split.mem_right)):
-                # No more than a step of the whole pool is saved up.
-                self._credit[side] = min(self._credit[side] + earned * num_steps, self._mem)
+        """So many decode steps have passed; the left side has earned its part of them."""
+        if self.num_waiting == 0:
+            return
+        mem_left, mem_right = self.split()
+        right_tokens = self._rate if self._rate > 0 else mem_right
+        earned = mem_left * (right_tokens / mem_right if mem_right > 0 else 1.0) * num_steps
+        # No more than a step of the whole pool is saved up.
+        self._credit = min(self._credit + earned, self._mem)
 
     def admit(self, side: Side) -> int:
         """Take the next item of a side; returns its index."""
@@ -255,13 +260,18 @@ class DualScanner:
             self._right -= 1
         self._account[item] = side
         self._used[side] += self._peak[item]
-        self._credit[side] -= self._token_steps[item]
+        if side == Side.LEFT:
+            self._credit -= self._token_steps[item]
+        else:
+            self._rate += self._token_steps[item] / self._num_steps[item]
         self._split = None
         return item
 
     def release(self, item: int) -> None:
         """An item has finished; its memory is free for whichever side is next."""
         self._used[self._account.pop(item)] -= self._peak[item]
+        if item > self._right:
+            self._rate = max(self._rate - self._token_steps[item] / self._num_steps[item], 0.0)
 
     def relocate(self, item: int) -> None:
         """Count a running left item against the right side; it was under-estimated (see `account_side`)."""

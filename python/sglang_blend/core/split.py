@@ -144,12 +144,11 @@ def cut_by_density(workload: Workload, class_ratio: float, budget: float) -> Uni
     broken = choose_breaks(tree, misplaced, budget * _SHARE_FOR_NODES)
     key = _unit_key(tree, broken)
     leaf = np.flatnonzero(key < tree.num_nodes)
-    distance = np.rint(
-        (log_density(workload.leaf_density[leaf]) - log_density(workload.node_load.density[key[leaf]]))
-        / np.log(class_ratio)
-    )
-    # Infinite densities (no output at all) are one class, far away.
-    distance = np.clip(np.nan_to_num(distance), -_FARTHEST_CLASS, _FARTHEST_CLASS).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        apart = log_density(workload.leaf_density[leaf]) - log_density(workload.node_load.density[key[leaf]])
+    # Infinite densities (no output) are one class, far from any finite one and not apart from each other.
+    distance = np.rint(np.nan_to_num(apart, posinf=np.inf, neginf=-np.inf) / np.log(class_ratio))
+    distance = np.clip(distance, -_FARTHEST_CLASS, _FARTHEST_CLASS).astype(np.int64)
     parent = tree.leaf_parent[leaf]
     group_key = parent * (2 * _FARTHEST_CLASS + 1) + distance + _FARTHEST_CLASS
     group_key[distance == 0] = -1

@@ -99,18 +99,19 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     first = _block_starts(peak, workload.kv_pool_tokens)
     memory = workload.memory_s_of_leaves(least_output_len=1)
     unit_density = units.load.compute_s / np.bincount(units.of_leaf, memory, units.num_units)
+    peak_tokens = np.add.reduceat(peak, first)
     items = ScanItems(
         compute_s=np.add.reduceat((unit_density[units.of_leaf] * memory)[in_order], first),
         memory_s=np.add.reduceat(memory[in_order], first),
-        peak_tokens=np.add.reduceat(peak, first),
+        peak_tokens=peak_tokens,
         request_tokens=np.maximum.reduceat(peak, first),
         token_steps=np.add.reduceat((peak - output / 2) * np.maximum(output, 1.0), first),
+        num_steps=np.add.reduceat(peak * np.maximum(output, 1.0), first) / peak_tokens,
     )
-    stay = np.add.reduceat(peak * np.maximum(output, 1.0), first) / items.peak_tokens
     scanner = DualScanner(
         items, mem_tokens=workload.kv_pool_tokens, min_left_requests=config.min_left_requests
     )
-    taken = _admissions(scanner, stay, workload.kv_pool_tokens)
+    taken = _admissions(scanner, items.num_steps, workload.kv_pool_tokens)
     position, size = _expand(first, n, taken)
     leaves = in_order[position]
     side[leaves] = np.repeat(taken.side, size)
