@@ -71,9 +71,9 @@ def simulate_schedule(
 
     Args:
         job: what is run; its estimates are replaced by the schedule's.
-        two_ended: merge the two sides of a dual-scan schedule while it runs (`TwoEndFeed`) instead of taking the
-            planned order as it is. No better on the paper's traces, and 1.7% worse than dfs on the Mooncake trace,
-            where the planned order stays within 1%.
+        two_ended: merge the two sides of a dual-scan schedule while it runs (`TwoEndFeed`) instead of taking
+            the planned order as it is. No better on the paper's traces, and 1.7% worse than dfs on the
+            Mooncake trace, where the planned order stays within 1%.
 
     Raises:
         PlanError: as `simulate`.
