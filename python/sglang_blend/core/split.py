@@ -107,7 +107,8 @@ def choose_breaks(tree: PrefixTree, gain: FloatArray, budget: float) -> NDArray[
     """Nodes whose children may run apart; the parents of a broken node are broken, the root always is.
 
     Args:
-        gain: (m,) float64, 0 or more, in any unit; a node without gain is broken only on the way to another.
+        gain: (m,) float64, 0 or more, in any unit, nowhere below a descendant's; without gain nothing is
+            broken.
         budget: tokens that may be expected to be computed again.
 
     Returns:
