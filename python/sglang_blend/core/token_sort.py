@@ -20,6 +20,8 @@ from sglang_blend.core.request import RequestTable
 
 _FIRST_WINDOW = 16
 _LARGEST_WINDOW = 1024
+# Few, large steps: each one visits every prompt of a group, wherever it lies in memory.
+_WINDOW_GROWTH = 8
 # Tokens compared at a time: 1 MiB of them stays in the second-level cache.
 _BLOCK_TOKENS = 1 << 18
 
@@ -117,7 +119,7 @@ def _common_depth(table: RequestTable, sequence: IntArray, groups: _Groups) -> I
             part = groups.select(active[of_width])._replace(depth=depth[active[of_width]])
             agreed[of_width] = _agreement(table, sequence, part, int(each))
         depth[active] += agreed
-        window[active] = np.minimum(2 * window[active], _LARGEST_WINDOW)
+        window[active] = np.minimum(_WINDOW_GROWTH * window[active], _LARGEST_WINDOW)
         active = active[(agreed == width) & (agreed < room)]
     return depth
 
