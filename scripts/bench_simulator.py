@@ -81,6 +81,7 @@ def main() -> int:
         help="openvid is the paper's 16384 tokens; use --optimum-s 15000",
     )
     parser.add_argument("--orders", default=",".join(ORDERS))
+    parser.add_argument("--budgets", default=",".join(BUDGETS), help="token budgets to try (default both)")
     parser.add_argument("--admission", default="peak")
     parser.add_argument("--trace", type=Path)
     parser.add_argument("--limit", type=int, default=1200)
@@ -161,7 +162,7 @@ def run_case(case: Case, cost: RooflineCost, args: argparse.Namespace) -> dict[s
     orders: dict[str, dict[str, Any]] = {}
     for order in args.orders.split(","):
         schedule = make_schedule(table, cost, replace(config, order=order), workload=workload)
-        for budget in BUDGETS:
+        for budget in args.budgets.split(","):
             engine = EngineConfig(mode=args.mode, admission=args.admission, paced=budget == "paced")
             result = simulate_schedule(job, schedule, cost, engine)
             found = {

@@ -69,6 +69,21 @@ def test_a_saved_request_table_is_simulated(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["sharing_kept"] == 1.0
 
 
+def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
+    """The shared batch file, without a model folder: tokens are approximate and the heading says so."""
+    path = shared_file("text/mixed_small.jsonl")
+    assert run("--file", str(path), "--orders", "dfs,auto", "--modes", "mixed,overlap") == 0
+    out = capsys.readouterr().out
+    assert "200 requests" in out
+    assert "approximate" in out
+    assert [line.split()[:2] for line in out.splitlines()[3:]] == [
+        ["dfs", "mixed"],
+        ["dfs", "overlap"],
+        ["auto", "mixed"],
+        ["auto", "overlap"],
+    ]
+
+
 def test_same_seed_same_records(capsys):
     """Byte for byte."""
     words = ("--density", "1.2", "--sharing", "0.2", "--num-requests", "200", "--modes", "overlap", "--json")

@@ -1,4 +1,4 @@
-"""The two-ended feed keeps each side's order, follows the memory each side holds, gives each request once."""
+"""The two-ended feed keeps each side's order, follows the memory it holds, and gives each request once."""
 
 import numpy as np
 from hypothesis import given

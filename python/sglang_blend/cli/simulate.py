@@ -15,6 +15,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sglang_blend.cli.batch_prompts import (
+    DEFAULT_MAX_TOKENS,
+    ByteTokenizer,
+    ModelTokenizer,
+    Tokenizer,
+    read_batch_prompts,
+)
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
@@ -25,6 +32,7 @@ from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.measured import read_mlp_profile
+from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
@@ -57,6 +65,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--trace",
         type=Path,
         help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too",
+    )
+    job.add_argument(
+        "--file", type=Path, help="a batch file; outputs are taken to be half as long as max_tokens allows"
     )
     job.add_argument(
         "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
@@ -144,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(_heading(title, table, cost, job, args))
     for order in orders:
-        schedule = make_schedule(table, cost, replace(config, order=order), workload=workload)
+        schedule = None
         for mode in modes:
             engine = EngineConfig(
                 mode=mode,
@@ -153,6 +164,10 @@ def run(args: argparse.Namespace) -> int:
                 admission=args.admission,
                 eviction=args.eviction,
             )
+            if schedule is None or order == AUTO:  # auto chooses for each engine anew
+                predict = MakespanPredictor(table, cost, engine, tree=tree) if order == AUTO else None
+                chosen = replace(config, order=order)
+                schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
             record = _record(order, mode, simulate_schedule(job, schedule, cost, engine), args)
             print(orjson.dumps(record).decode() if args.json else _row(record))
             sys.stdout.flush()
@@ -180,16 +195,18 @@ def _choices(what: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
 
 def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, IntArray, str]:
     made = args.density is not None or args.sharing is not None
-    given = [args.trace is not None, args.table is not None, args.paper_trace is not None, made]
+    given = [name is not None for name in (args.trace, args.file, args.table, args.paper_trace)] + [made]
     if sum(given) != 1 or (made and (args.density is None or args.sharing is None)):
         raise ConfigError(
-            "name one job to simulate: --trace, --table, --paper-trace, or --density with --sharing."
+            "name one job to simulate: --trace, --file, --table, --paper-trace, or --density with --sharing."
         )
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}, allowed is 1 or more; leave it out for the whole trace.")
     if args.trace is not None:
         table, output_len = table_from_trace(args.trace, limit=args.limit, seed=args.seed)
         return table, output_len, args.trace.name
+    if args.file is not None:
+        return _batch_job(args)
     if args.table is not None:
         table = RequestTable.load(args.table)
         return table, np.asarray(table.max_new_tokens), args.table.name
@@ -206,6 +223,16 @@ def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, In
         trace.output_len,
         f"made workload ({kinds}), sharing ratio {trace.sharing:.3f} of compute",
     )
+
+
+def _batch_job(args: argparse.Namespace) -> tuple[RequestTable, IntArray, str]:
+    tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
+    batch = read_batch_prompts(args.file, tokenizer, DEFAULT_MAX_TOKENS)
+    config = PlanConfig(seed=args.seed, page_size=args.page_size)
+    tree = build_prefix_tree(batch.table, page_size=args.page_size)
+    output_len = OutputLengths(batch.table, tree, config).estimate().est_output_len
+    skipped = f", {batch.num_skipped} lines left out ({batch.first_skipped})" if batch.num_skipped else ""
+    return batch.table, output_len, f"{args.file.name}, tokens by {tokenizer.name}{skipped}"
 
 
 def _lengths(

@@ -64,17 +64,21 @@ def simulate_schedule(
     cost: RooflineCost,
     config: EngineConfig,
     *,
+    two_ended: bool = False,
     record_timeline: bool = False,
 ) -> Simulation:
-    """Runs a schedule: its order, its beliefs about output lengths, and both its ends where it has sides.
+    """Runs a schedule: its order and its beliefs about output lengths.
 
     Args:
         job: what is run; its estimates are replaced by the schedule's.
+        two_ended: merge the two sides of a dual-scan schedule while it runs (`TwoEndFeed`) instead of taking
+            the planned order as it is. No better on the paper's traces, and 1.7% worse than dfs on the
+            Mooncake trace, where the planned order stays within 1%.
 
     Raises:
         PlanError: as `simulate`.
     """
-    sided = bool((schedule.side != Side.NONE).any())
+    sided = two_ended and bool((schedule.side != Side.NONE).any())
     feed = TwoEndFeed(schedule, job.tree.prompt_len, cost.kv_pool_tokens) if sided else None
     return simulate(
         job.believing(schedule), schedule.sequence, cost, config, feed=feed, record_timeline=record_timeline
