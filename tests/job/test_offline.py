@@ -117,7 +117,10 @@ def test_a_dead_engine_keeps_what_had_finished(groups: JobConfig) -> None:
     job = OfflineJob(JobConfig(file=groups.file, window=1))
     with pytest.raises(EngineError, match="died"):
         job.run(lambda: EchoEngine(dies_after=11))
-    assert len(read(resolve_files(groups).output)) == 11
+    files = resolve_files(groups)
+    assert len(read(files.output)) == 11
+    summary = json.loads(files.summary_file.read_text())
+    assert (summary["ok"], summary["not_run"], summary["complete"]) == (11, 29, False)
 
 
 def test_an_interrupted_job_keeps_what_had_finished_and_counts_the_rest(groups: JobConfig) -> None:
@@ -125,6 +128,16 @@ def test_an_interrupted_job_keeps_what_had_finished_and_counts_the_rest(groups: 
     assert not summary.complete
     assert (summary.ok, summary.not_run) == (11, 29)
     assert len(read(resolve_files(groups).output)) == 11
+
+
+def test_an_engine_that_cannot_start_leaves_no_files(groups: JobConfig) -> None:
+    def start() -> EchoEngine:
+        raise ConfigError("no such flag")
+
+    with pytest.raises(ConfigError, match="no such flag"):
+        OfflineJob(groups).run(start)
+    files = resolve_files(groups)
+    assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
 def test_existing_results_are_not_replaced_unless_asked(groups: JobConfig) -> None:

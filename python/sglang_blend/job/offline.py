@@ -36,13 +36,14 @@ class RunningEngine(Engine, Protocol):
 
 
 class OfflineJob:
-    """One run of one batch file. `run` does it all; the summary is on disk however it ends."""
+    """One run of one batch file. However it ends, the summary goes with the records that were written."""
 
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self._files = resolve_files(config)
         self._tally = Tally()
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._started_at = 0.0  # set by run
         self._num_lines = 0
         self._plan: Plan | None = None
         self._complete = False
@@ -61,31 +62,34 @@ class OfflineJob:
             ConfigError: a result file exists or cannot be written, or a flag is wrong.
             EngineError: the engine did not start, or died; what had finished is in the files.
         """
-        with self._timed("wall"), BatchFile(self._config.file) as batch:
+        self._started_at = time.monotonic()
+        with BatchFile(self._config.file) as batch:
             if check is not None:
                 check()
             output = JobOutput(self._files.output, self._files.error_file, overwrite=self._config.overwrite)
-            with output:
-                results = Results(output, self._tally)
-                num_requests = count_lines(batch, results)
-                self._num_lines = num_requests + self._tally.failed
-                logger.info(
-                    "%s: %d requests, %d lines refused.", batch.path, num_requests, self._tally.failed
-                )
-                try:
-                    if num_requests:
-                        with self._timed("start_engine"):
-                            engine = start_engine()
-                        with engine:
-                            self._run_requests(batch, engine, results, num_requests)
-                    self._complete = True
-                except asyncio.CancelledError:
-                    logger.info("Interrupted; what had finished is written.")
-                finally:
-                    output.close()
-        summary = self._summary()
-        summary.save(self._files.summary_file)
+            try:
+                with output:
+                    self._run_lines(batch, Results(output, self._tally), start_engine)
+                self._complete = True
+            except asyncio.CancelledError:
+                logger.info("Interrupted; what had finished is written.")
+            finally:
+                summary = self._summary()
+                if self._complete or output.num_records:
+                    summary.save(self._files.summary_file)
         return summary
+
+    def _run_lines(
+        self, batch: BatchFile, results: Results, start_engine: Callable[[], RunningEngine]
+    ) -> None:
+        num_requests = count_lines(batch, results)
+        self._num_lines = num_requests + self._tally.failed
+        logger.info("%s: %d requests, %d lines refused.", batch.path, num_requests, self._tally.failed)
+        if num_requests:
+            with self._timed("start_engine"):
+                engine = start_engine()
+            with engine:
+                self._run_requests(batch, engine, results, num_requests)
 
     def _run_requests(
         self, batch: BatchFile, engine: RunningEngine, results: Results, num_requests: int
@@ -121,7 +125,7 @@ class OfflineJob:
             start_engine_s=self._seconds["start_engine"],
             prepare_s=self._seconds["prepare"],
             generate_s=self._seconds["generate"],
-            wall_s=self._seconds["wall"],
+            wall_s=time.monotonic() - self._started_at,
             config=self._config.to_json(),
         )
 

@@ -67,7 +67,10 @@ class LineWriter:
 
 
 class JobOutput:
-    """The two result files of a job; a context manager that closes both."""
+    """The two result files of a job; a context manager that closes both.
+
+    A job that fails before its first record leaves no files: the corrected command can be given as it is.
+    """
 
     def __init__(self, output: Path, errors: Path, *, overwrite: bool) -> None:
         """Create both files.
@@ -89,8 +92,16 @@ class JobOutput:
     def __enter__(self) -> JobOutput:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
         self.close()
+        if exc_type is not None and not self.num_records:
+            self.answers.path.unlink()
+            self.errors.path.unlink()
+
+    @property
+    def num_records(self) -> int:
+        """Records in both files."""
+        return self.answers.num_records + self.errors.num_records
 
     def close(self) -> None:
         """Sync and close both files."""
