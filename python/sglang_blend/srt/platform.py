@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 # Share of the host's free memory for weights and KV pool, where --mem-fraction-static does not say.
 DEFAULT_MEM_FRACTION = 0.3
-# Tokens of a prefill chunk, where --chunked-prefill-size does not say.
-DEFAULT_CHUNKED_PREFILL_SIZE = 512
-
 _QUALNAME = "sglang_blend.srt.platform.BlendCpuPlatform"
 
 
@@ -74,9 +71,6 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         # The rest of the machine's memory is somebody else's, and the pool is zeroed page by page at start.
         if server_args.mem_fraction_static is None:
             server_args.mem_fraction_static = DEFAULT_MEM_FRACTION
-        # Larger chunks win nothing on a few cores, and each recomputes prefixes that its requests share.
-        if server_args.chunked_prefill_size is None:
-            server_args.chunked_prefill_size = DEFAULT_CHUNKED_PREFILL_SIZE
         # An idle scheduler would otherwise poll on one of the cores that the others need.
         server_args.sleep_on_idle = True
         if server_args.page_size not in (None, 1):
