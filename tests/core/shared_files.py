@@ -1,21 +1,14 @@
-"""The shared workload files as request tables, with a cheap tokenizer that needs no model.
-
-They lie beside the repository; `SGLANG_BLEND_SHARED` names another place. Tests skip when they are not there.
-"""
+"""The shared workload files as request tables, with a cheap tokenizer that needs no model."""
 
 import gzip
-import os
 import re
 import zlib
-from pathlib import Path
 
 import orjson
-import pytest
 
 from sglang_blend.core.request import RequestTable
+from shared_folder import shared_file
 
-_ROOT = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("SGLANG_BLEND_SHARED", _ROOT.parent / "shared"))
 TEXT_FILES = (
     "bbh_cot.jsonl.gz",
     "bbh_direct.jsonl.gz",
@@ -39,10 +32,7 @@ def piece_ids(text: str) -> list[int]:
 
 def read_text_file(name: str) -> RequestTable:
     """One of the files of text/, chat lines in a ChatML template."""
-    path = SHARED / "workloads" / "text" / name
-    if not path.exists():
-        pytest.skip(f"workload file {name} is not there; set SGLANG_BLEND_SHARED to the shared folder")
-    raw = path.read_bytes()
+    raw = shared_file(f"text/{name}").read_bytes()
     lines = (gzip.decompress(raw) if name.endswith(".gz") else raw).splitlines()
     bodies = [orjson.loads(line)["body"] for line in lines]
     return RequestTable.from_lists(

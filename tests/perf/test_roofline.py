@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perf.paths import shared_file
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.measured import read_mlp_profile
 from sglang_blend.perf.roofline import RooflineCost, paper_cost
 from sglang_blend.perf.shape_registry import model_shape
+from shared_folder import shared_file
 
 PAPER = paper_cost(model_shape("llama-3-8b"), hardware("A100"))  # 312 TFLOP/s, 2.039 TB/s, 8.03e9 parameters
 

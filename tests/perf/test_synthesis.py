@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from perf.jobs import COST
-from perf.paths import shared_file
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.errors import InputError, PlanError
 from sglang_blend.perf.bounds import bounds_of
@@ -17,6 +16,7 @@ from sglang_blend.perf.shape_registry import model_shape
 from sglang_blend.perf.sources import SOURCES, draw_lengths, read_trace
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_grid, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
+from shared_folder import shared_file
 
 H200_70B = RooflineCost(shape=model_shape("llama-3.1-70b"), hardware=hardware("H200"), tp_size=4)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(os.environ.get("SGLANG_BLEND_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
+SHARED = Path(os.environ.get("SGLANG_BLEND_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def shared_file(relative: str) -> Path:
