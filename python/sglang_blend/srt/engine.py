@@ -97,7 +97,11 @@ class OfflineEngine:
         self._manager.auto_create_handle_loop()
         task = loop.create_task(job)
         # In place of SGLang's own handlers, which would kill this process and lose what is not yet written.
-        loop.add_signal_handler(signal.SIGQUIT, self._on_death, "a process of the engine died")
+        loop.add_signal_handler(
+            signal.SIGQUIT,
+            self._on_death,
+            "a process of the engine died; what had finished is in the output file.",
+        )
         loop.add_signal_handler(signal.SIGINT, task.cancel)
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
         return await task
