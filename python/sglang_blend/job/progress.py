@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 
@@ -27,11 +28,13 @@ class Progress:
         self._num_tokens = 0
         self._started_at = self._told_at = time.monotonic()
         terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._bar = (
-            tqdm(total=total, desc=description, unit="req", dynamic_ncols=True, smoothing=0.05)
-            if terminal
-            else None
-        )
+        self._bar: tqdm[None] | None = None
+        if terminal:
+            # Asked here, because tqdm draws nothing where a terminal says that it has no columns or rows.
+            columns, rows = shutil.get_terminal_size()
+            self._bar = tqdm(
+                total=total, desc=description, unit="req", ncols=columns, nrows=rows, smoothing=0.05
+            )
 
     def __enter__(self) -> Progress:
         return self
