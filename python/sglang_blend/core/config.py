@@ -17,8 +17,8 @@ class PlanConfig:
         order: name of an order in the registry; `auto` takes the one with the lowest predicted makespan.
         seed: of every random choice.
         page_size: tokens of a KV page; only whole pages are shared.
-        sharing_loss: largest part (0 to 1) of the possible sharing that an order may give up for a better
-            mix.
+        sharing_loss: largest part (0 to 1) of the possible sharing, and of the tokens that must be computed
+            in any case, that an order may give up for a better mix.
         sample_ratio: share of the requests of unknown length to run first, to learn output lengths from.
         min_samples: sampled requests that a subtree needs before its mean is trusted; else its parent is
             asked.

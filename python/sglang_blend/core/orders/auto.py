@@ -11,8 +11,9 @@ from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 
-# In this order ties are decided.
+# An order must be predicted to be faster than those before it by more than the prediction can tell.
 CANDIDATES = ("dfs", "stationary", "dual-scan")
+_LEAST_GAIN = 0.005
 
 
 def nothing_to_blend(workload: Workload, config: PlanConfig) -> str:
@@ -61,9 +62,12 @@ def auto(
         return make("dfs", "dfs: without a prediction of the makespan no order can be told to be better")
     schedules = {name: make(name, "") for name in CANDIDATES}
     seconds = {name: predict(schedule) for name, schedule in schedules.items()}
-    best = min(CANDIDATES, key=seconds.__getitem__)
+    best = CANDIDATES[0]
+    for name in CANDIDATES[1:]:
+        if seconds[name] < (1.0 - _LEAST_GAIN) * seconds[best]:
+            best = name
     listed = ", ".join(f"{name} {seconds[name]:.1f} s" for name in CANDIDATES)
-    return replace(schedules[best], reason=f"{best}: lowest predicted makespan ({listed})")
+    return replace(schedules[best], reason=f"{best}: by predicted makespan ({listed})")
 
 
 def _log_spread(workload: Workload) -> float:

@@ -16,6 +16,8 @@ Decided here, where the paper is silent (the division of memory is decided in `d
 - rho(L) and rho(R) are those of the unit a pointer is in, as in the paper. So that this describes any
   stretch of it, the requests of a node are shuffled too, unless `right_class_ratio` asks for the strict
   order.
+- Where the pointers meet, one unit would be run from both ends, at times that only the model of the clock
+  brings together. Unless it is a large part of the job, all of it goes to the side that has more of it.
 - Tail: the right request that starts last runs on alone. So the admissions of the right side are moved
   forward (`early_tail`): a unit whose longest output takes `d` of the `T` steps of the modelled run starts
   at `1 - d / T` of its time.
@@ -50,6 +52,8 @@ from sglang_blend.core.workload import Workload
 _CLASS_RATIO = 2.0
 _UNMERGED_REQUESTS = 20_000
 _BLOCKS_PER_POOL = 64
+# The unit in which the pointers meet is not divided if it has at most this part of the requests.
+_UNDIVIDED_RATIO = 1 / 8
 # Keeps the scan short when the pool is tiny against the job.
 _MOST_BLOCKS = 200_000
 
@@ -116,10 +120,29 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     leaves = in_order[position]
     side[leaves] = np.repeat(taken.side, size)
     mem_share[leaves] = np.repeat(taken.share, size)
+    at_step = np.repeat(taken.at_step, size)
+    moved = _undivide(units, side)[leaves]
+    leaves = np.concatenate([leaves[~moved], leaves[moved]])
+    at_step = np.concatenate([at_step[~moved], np.full(int(moved.sum()), taken.at_step[-1])])
     if config.early_tail:
         factor = tail_factor(workload.leaf_output_len, taken.last_step)
-        leaves = leaves[_early_tail(units, leaves, side, np.repeat(taken.at_step, size), factor)]
+        leaves = leaves[_early_tail(units, leaves, side, at_step, factor)]
     return Placement(leaves, units.of_leaf, side, mem_share)
+
+
+def _undivide(units: Units, side: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Give the unit that both scanners were in to one of them, in place.
+
+    Returns:
+        (n,) bool, the leaves that changed sides; they run after all that their new side had before.
+    """
+    num_left = np.bincount(units.of_leaf, side == Side.LEFT, units.num_units)
+    num_all = np.bincount(units.of_leaf, minlength=units.num_units)
+    divided = (num_left > 0) & (num_left < num_all) & (num_all <= _UNDIVIDED_RATIO * len(side))
+    whole = np.where(2 * num_left >= num_all, Side.LEFT, Side.RIGHT).astype(np.int8)[units.of_leaf]
+    moved: NDArray[np.bool_] = divided[units.of_leaf] & (side != whole)
+    side[moved] = whole[moved]
+    return moved
 
 
 def _block_starts(peak: FloatArray, kv_pool_tokens: int) -> IntArray:

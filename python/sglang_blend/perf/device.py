@@ -1,0 +1,56 @@
+"""The cost model of a running engine: from its model's config and its device's name."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sglang_blend.errors import ConfigError
+from sglang_blend.perf.hardware import HARDWARE, Hardware
+from sglang_blend.perf.hf_config import shape_from_config
+from sglang_blend.perf.roofline import RooflineCost
+
+logger = logging.getLogger(__name__)
+
+_FALLBACK = "H100"
+
+
+def hardware_of_device(device_name: str) -> Hardware:
+    """The record of an accelerator ("NVIDIA H200", "cpu", ...); of an unknown one that of an H100.
+
+    Only the ratio of compute to bandwidth matters for a plan, and it varies little between data-centre
+    accelerators.
+    """
+    folded = device_name.upper().replace(" ", "").replace("-", "")
+    for name in sorted(HARDWARE, key=len, reverse=True):
+        if name.upper().replace("-", "") in folded:
+            return HARDWARE[name]
+    logger.warning(
+        "%r is not in the hardware table (%s); planning takes it for an %s.",
+        device_name,
+        ", ".join(HARDWARE),
+        _FALLBACK,
+    )
+    return HARDWARE[_FALLBACK]
+
+
+def cost_of_engine(
+    model_config: dict[str, Any], device_name: str, *, tp_size: int, kv_pool_tokens: int
+) -> RooflineCost | None:
+    """Cost model of a model on a device; None where the model's shape is not understood.
+
+    Args:
+        model_config: content of the model's config.json.
+        device_name: as the driver says it; "cpu" for none.
+        kv_pool_tokens: M, as the engine has it.
+    """
+    try:
+        return RooflineCost(
+            shape=shape_from_config(model_config),
+            hardware=hardware_of_device(device_name),
+            tp_size=tp_size,
+            pool_tokens=kv_pool_tokens,
+        )
+    except ConfigError as e:
+        logger.warning("No cost model (%s) The plan keeps sharing but does not blend.", e)
+        return None

@@ -1,0 +1,54 @@
+"""Brings requests to the front of SGLang's waiting queue without rewriting a queue of thousands.
+
+SGLang takes requests from the front, drops the admitted ones and appends arrivals, so an index stays true
+apart from the number dropped before it. `bring` swaps each wanted request with whoever stands in its place;
+the order of all others is nobody's business, as the plan is kept elsewhere. Where an index turns out to be
+wrong (SGLang removes an aborted request from the middle) all are noted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class FrontOfQueue:
+    """Indices of the queued requests by rid; requests are anything with a `rid`."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}  # plus the number dropped when it was noted
+        self._num_dropped = 0
+        self._front: int = 0
+
+    def update(self, queue: Sequence[Any], num_arrived: int, num_admitted: int) -> None:
+        """Take in what SGLang did since the last call.
+
+        Args:
+            num_arrived: requests that were appended.
+            num_admitted: requests that were taken from the front.
+        """
+        self._num_dropped += num_admitted
+        self._note(queue, range(min(self._front, len(queue))))
+        self._note(queue, range(len(queue) - num_arrived, len(queue)))
+
+    def bring(self, queue: list[Any], head: Sequence[Any]) -> None:
+        """Make `queue` start with `head`, in place."""
+        for place, req in enumerate(head):
+            at = self._index.get(req.rid, -1) - self._num_dropped
+            if not (0 <= at < len(queue) and queue[at] is req):
+                self._note_all(queue)
+                at = self._index[req.rid]
+            if at != place:
+                other = queue[place]
+                queue[place], queue[at] = req, other
+                self._index[other.rid] = at + self._num_dropped
+                self._index[req.rid] = place + self._num_dropped
+        self._front = len(head)
+
+    def _note(self, queue: Sequence[Any], places: range) -> None:
+        for place in places:
+            self._index[queue[place].rid] = place + self._num_dropped
+
+    def _note_all(self, queue: Sequence[Any]) -> None:
+        self._num_dropped = 0
+        self._index = {req.rid: place for place, req in enumerate(queue)}

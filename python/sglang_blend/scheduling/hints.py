@@ -1,0 +1,104 @@
+"""What a request carries from the plan to the scheduler, inside `sampling_params.custom_params`.
+
+    custom_params = {"blend": hints.to_json()}       # in the parent
+    hints = read_hints(req.sampling_params.custom_params)     # in the scheduler
+
+Only scalars, one level deep: the type that SGLang declares for `custom_params` allows no more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from sglang_blend.core.request import Side
+
+HINTS_KEY = "blend"
+_MOST_RANK = 2**53
+_MOST_TOKENS = 10**7
+
+
+class HintError(ValueError):
+    """The hints of a request cannot be used; the message says which field and what it may be."""
+
+
+class Hints(NamedTuple):
+    """The plan's words about one request.
+
+    Attributes:
+        rank: position in the plan, 0 first. Ties are broken by arrival.
+        side: which scanner placed it.
+        est_output_len: expected output, tokens.
+        admission_output_len: output to reserve memory by, tokens; not below the estimate.
+        num_observed: finished requests that the estimate rests on; 0 is a guess from `max_new_tokens`, which
+            the scheduler replaces as soon as it has seen outputs itself.
+        density: compute density of the request's unit; infinite without decode.
+        root_density: compute density of this and all later requests of the plan.
+        shared_len: tokens of its prompt that another request of the job begins with too.
+    """
+
+    rank: int
+    side: Side = Side.NONE
+    est_output_len: int = 1
+    admission_output_len: int = 1
+    num_observed: int = 0
+    density: float = 1.0
+    root_density: float = 1.0
+    shared_len: int = 0
+
+    def to_json(self) -> dict[str, int | float]:
+        """As JSON values; an infinite density, which JSON has not, is left out and read back as infinite."""
+        values = {name: value for name, value in self._asdict().items() if value != math.inf}
+        return values | {"side": int(self.side)}
+
+
+def read_hints(custom_params: object) -> Hints | None:
+    """The hints in a request's `custom_params`; None where there are none.
+
+    Estimates outside 1 to 10,000,000 tokens are brought into that range; the scheduler also holds them
+    within `max_new_tokens`. Fields it does not know are left alone.
+
+    Raises:
+        HintError: a field has a wrong type or a value that means nothing.
+    """
+    if not isinstance(custom_params, dict) or HINTS_KEY not in custom_params:
+        return None
+    given = custom_params[HINTS_KEY]
+    if not isinstance(given, dict):
+        raise HintError(f"{HINTS_KEY} is {given!r}; an object with at least a rank is needed")
+    estimate = _tokens(given, "est_output_len", 1)
+    return Hints(
+        rank=_whole(given, "rank", None, 0, _MOST_RANK),
+        side=Side(_whole(given, "side", 0, 0, len(Side) - 1)),
+        est_output_len=estimate,
+        admission_output_len=max(_tokens(given, "admission_output_len", estimate), estimate),
+        num_observed=_whole(given, "num_observed", 0, 0, _MOST_RANK),
+        density=_density(given, "density"),
+        root_density=_density(given, "root_density"),
+        shared_len=_whole(given, "shared_len", 0, 0, _MOST_TOKENS),
+    )
+
+
+def _number(given: dict[Any, Any], name: str, default: float | None) -> float:
+    value = given.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise HintError(f"{name} is {value!r}; a number is needed")
+    return value
+
+
+def _whole(given: dict[Any, Any], name: str, default: int | None, least: int, most: int) -> int:
+    value = _number(given, name, default)
+    if not least <= value <= most or value != int(value):
+        raise HintError(f"{name} is {value!r}; a whole number from {least} to {most} is needed")
+    return int(value)
+
+
+def _tokens(given: dict[Any, Any], name: str, default: int) -> int:
+    return int(min(max(_number(given, name, default), 1), _MOST_TOKENS))
+
+
+def _density(given: dict[Any, Any], name: str) -> float:
+    value = _number(given, name, math.inf)
+    if value < 0:
+        raise HintError(f"{name} is {value!r}; 0 or more is needed")
+    return float(value)

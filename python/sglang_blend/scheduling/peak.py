@@ -1,0 +1,117 @@
+"""Whether the KV memory will suffice: the expected peak of everything that runs, one candidate at a time.
+
+A request is admitted when the peak of memory that is expected with it stays within the pool. With the
+requests sorted by falling remaining length, just before the k-th longest ends it and the longer ones have
+grown by its remaining length, so
+
+    peak = max_k(sum_{i<=k} context_i + k * remaining_k) + shared
+
+Expected is the mean output length plus a margin that shrinks with the number of running requests: errors of
+many requests cancel out, those of a few do not. Retraction is the safety net.
+
+Source: the simulation study of this project; the plain form is `core.pacing.peak_tokens`.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+
+import numpy as np
+
+from sglang_blend.core.cost import FloatArray
+from sglang_blend.scheduling.lengths import ExpectedLen
+
+_MARGIN = 2.0
+
+
+def with_margin(expected: ExpectedLen, num_running: int) -> float:
+    """Tokens to reserve for what a request will add.
+
+    The expected mean, plus twice the distance to the high quantile over the square root of the number of
+    running requests.
+    """
+    margin = min(_MARGIN / math.sqrt(max(num_running, 1)), 1.0)
+    return expected.mean + margin * (expected.high - expected.mean)
+
+
+class ExpectedPeak:
+    """Peak of a set of requests, with a candidate's answered in logarithmic time.
+
+    For the requests sorted by falling remaining length it keeps the terms of the maximum: a candidate adds
+    its context to all terms behind its place, and one more remaining length to each of them. The sum of
+    what all hold and will add is an upper bound of the peak; while that fits, nothing is sorted.
+    """
+
+    def __init__(
+        self, pool_tokens: float, shared_len: float, context_len: FloatArray, remaining_len: FloatArray
+    ) -> None:
+        """Start with what runs.
+
+        Args:
+            pool_tokens: M less what must stay free.
+            shared_len: tokens held for several requests at once.
+            context_len: (r,) tokens that each request holds alone.
+            remaining_len: (r,) tokens that each will add.
+        """
+        self._pool = pool_tokens
+        self._shared = shared_len
+        self._context: list[float] = context_len.tolist()
+        self._remaining: list[float] = remaining_len.tolist()
+        self._sum = float(context_len.sum() + remaining_len.sum())
+        self._is_sorted = False
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that count."""
+        return len(self._context)
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether all that runs would hold more than half of the pool at once."""
+        return self._sum + self._shared > self._pool / 2
+
+    @property
+    def median_remaining(self) -> float:
+        """Tokens after which half of the requests are expected to have ended; 0 when nothing runs."""
+        self._sort()
+        return -self._falling[len(self._falling) // 2] if self._falling else 0.0
+
+    def add(self, context_len: float, remaining_len: float, shared_len: float = 0) -> None:
+        """Count one more request.
+
+        Args:
+            context_len: tokens it holds alone.
+            remaining_len: tokens it will add.
+            shared_len: tokens of its prefix that nobody has held so far.
+        """
+        self._context.append(context_len)
+        self._remaining.append(remaining_len)
+        self._shared += shared_len
+        self._sum += context_len + remaining_len
+        self._is_sorted = False
+
+    def fits(self, context_len: float, remaining_len: float, shared_len: float = 0) -> bool:
+        """Whether the pool suffices with one more request; arguments as for `add`."""
+        room = self._pool - self._shared - shared_len
+        if self._sum + context_len + remaining_len <= room:
+            return True
+        self._sort()
+        at = bisect_right(self._falling, -remaining_len)
+        own = self._held[at] + context_len + (at + 1) * remaining_len
+        return max(self._before[at], own, self._behind[at] + context_len) <= room
+
+    def _sort(self) -> None:
+        if self._is_sorted:
+            return
+        self._is_sorted = True
+        every_remaining = np.array(self._remaining)
+        order = np.argsort(-every_remaining, kind="stable")
+        remaining = every_remaining[order]
+        held = np.cumsum(np.array(self._context)[order])
+        term = held + np.arange(1, len(held) + 1) * remaining
+        # Plain lists: a candidate reads single numbers, which arrays are slow at.
+        self._falling: list[float] = (-remaining).tolist()
+        self._held: list[float] = [0.0, *held.tolist()]
+        self._before: list[float] = [0.0, *np.maximum.accumulate(term).tolist()]
+        self._behind: list[float] = [*np.maximum.accumulate((term + remaining)[::-1])[::-1].tolist(), 0.0]

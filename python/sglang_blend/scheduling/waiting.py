@@ -1,0 +1,135 @@
+"""The requests that wait, each side in planned order.
+
+`WaitingRequests` is told who came and who left; reading ahead is free and removing near the head is cheap,
+however many wait.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_blend.core.request import Side
+from sglang_blend.scheduling.lengths import ExpectedOutput
+from sglang_blend.scheduling.peak import with_margin
+
+# (0 without hints, else 1; pool of the online plan; rank; arrival): a total order.
+Key = tuple[int, int, float, int]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One request as the scheduler sees it, waiting or running.
+
+    Attributes:
+        req: SGLang's `Req`; not looked into here.
+        rid: its id.
+        key: place in the planned order.
+        side: which scanner placed it; the account it counts on may change (see `account_side`).
+        prompt_len: tokens.
+        max_new_tokens: cap on the output, tokens.
+        expected: what is known of its output length.
+        density, root_density: of its unit, and of it and what comes later in the plan.
+        shared_len: tokens of its prompt that another request begins with too, as planned.
+        extend_len: prompt tokens that its prefill computes; set when it is admitted.
+        own_len: prompt tokens that only it holds, as far as the plan knows; set when it is admitted.
+        accounted: tokens that it counts with on its side; set while it runs.
+    """
+
+    req: Any
+    rid: str
+    key: Key
+    side: Side
+    prompt_len: int
+    max_new_tokens: int
+    expected: ExpectedOutput
+    density: float
+    root_density: float
+    shared_len: int = 0
+    extend_len: int = 0
+    own_len: int = 0
+    accounted: float = 0.0
+    _mean_len: float = 0.0
+    _mean_version: int = -1
+    _end_len: float = 0.0
+    _end_version: int = -1
+
+    @property
+    def mean_len(self) -> float:
+        """Its whole output as expected now, tokens."""
+        if self._mean_version != self.expected.version:
+            self._mean_len = self.expected.remaining(0, self.max_new_tokens).mean
+            self._mean_version = self.expected.version
+        return self._mean_len
+
+    @property
+    def account(self) -> Side:
+        """The side whose memory it counts on; requests without a side count on the left one."""
+        return Side.RIGHT if self.side == Side.RIGHT else Side.LEFT
+
+    @property
+    def peak_tokens(self) -> float:
+        """KV tokens it is expected to hold at its end, shared ones included."""
+        return self.prompt_len + self.mean_len
+
+    def remaining_len(self, num_generated: int, num_running: int) -> float:
+        """Tokens to reserve for what it will still add.
+
+        Kept until the estimate changes or is outrun: what is generated meanwhile just counts down.
+        """
+        if self._end_version != self.expected.version or num_generated >= self._end_len:
+            expected = self.expected.remaining(num_generated, self.max_new_tokens)
+            self._end_len = num_generated + with_margin(expected, num_running)
+            self._end_version = self.expected.version
+        return self._end_len - num_generated
+
+
+class WaitingRequests:
+    """Requests by side, each side sorted by key."""
+
+    def __init__(self) -> None:
+        self._by_rid: dict[str, Waiting] = {}
+        self._line: dict[Side, list[tuple[Key, Waiting]]] = {Side.LEFT: [], Side.RIGHT: []}
+
+    def __len__(self) -> int:
+        return len(self._by_rid)
+
+    def __contains__(self, rid: str) -> bool:
+        return rid in self._by_rid
+
+    def __iter__(self) -> Iterator[Waiting]:
+        return iter(self._by_rid.values())
+
+    def get(self, rid: str) -> Waiting | None:
+        """The waiting request of this id."""
+        return self._by_rid.get(rid)
+
+    def add(self, waiting: Waiting) -> None:
+        """A request has come; its key is new."""
+        self._by_rid[waiting.rid] = waiting
+        insort(self._line_of(waiting), (waiting.key, waiting))
+
+    def remove(self, rid: str) -> Waiting:
+        """A request has left: admitted or aborted."""
+        waiting = self._by_rid.pop(rid)
+        line = self._line_of(waiting)
+        at = bisect_left(line, (waiting.key,))
+        assert line[at][1] is waiting, f"{rid} is not where its key {waiting.key} says"
+        del line[at]
+        return waiting
+
+    def move(self, rid: str, key: Key, side: Side) -> None:
+        """Give a request another place."""
+        waiting = self.remove(rid)
+        waiting.key, waiting.side = key, side
+        self.add(waiting)
+
+    def ahead(self, side: Side, position: int) -> Waiting | None:
+        """The request at this position of a side, 0 first; None beyond its end."""
+        line = self._line[side]
+        return line[position][1] if position < len(line) else None
+
+    def _line_of(self, waiting: Waiting) -> list[tuple[Key, Waiting]]:
+        return self._line[waiting.account]

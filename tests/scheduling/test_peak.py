@@ -1,0 +1,49 @@
+"""Whether memory will suffice."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduling.test_waiting import request
+from sglang_blend.core.pacing import peak_tokens
+from sglang_blend.scheduling.lengths import PlannedLen
+from sglang_blend.scheduling.peak import ExpectedPeak
+
+requests = st.lists(st.tuples(st.integers(1, 200), st.integers(0, 200)), max_size=12)
+
+
+def peak_of(pool: int, shared: int, running: list[tuple[int, int]]) -> ExpectedPeak:
+    context, remaining = np.array(running, np.float64).reshape(-1, 2).T
+    return ExpectedPeak(pool, shared, context, remaining)
+
+
+@given(requests, requests, st.integers(100, 2000), st.integers(0, 100))
+def test_what_is_admitted_stays_below_the_pool_at_its_peak(
+    running: list[tuple[int, int]], candidates: list[tuple[int, int]], pool: int, shared: int
+) -> None:
+    """The answer is that of the plain formula over everything that runs."""
+    peak = peak_of(pool, shared, running)
+    admitted = list(running)
+    for context, remaining in candidates:
+        fits = peak.fits(context, remaining)
+        both = np.array([*admitted, (context, remaining)])
+        assert fits == (peak_tokens(both[:, 0], both[:, 1], shared) <= pool)
+        if fits:
+            peak.add(context, remaining)
+            admitted.append((context, remaining))
+    assert peak.num_requests == len(admitted)
+
+
+def test_more_fits_than_the_sum_says_when_the_short_ones_end_first() -> None:
+    peak = peak_of(200, 0, [(100, 5)])
+    assert peak.fits(10, 150), "the first has ended long before the second is long"
+    assert not peak.fits(10, 195)
+
+
+def test_the_margin_shrinks_with_the_number_of_running_requests() -> None:
+    for num_running, reserved in ((1, 200), (100, 120)):
+        one = request(0)
+        one.expected = PlannedLen(100, 200)
+        assert one.remaining_len(0, num_running) == reserved
+        assert one.remaining_len(30, num_running) == reserved - 30
+        assert one.remaining_len(reserved + 80, num_running) > 0, "outrun: estimated again"

@@ -1,0 +1,100 @@
+"""Who waits, by side, in planned order; and which side goes next."""
+
+import math
+import random
+
+import pytest
+
+from sglang_blend.core.request import Side
+from sglang_blend.scheduling.balance import SideBalance
+from sglang_blend.scheduling.lengths import PlannedLen
+from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+
+
+def request(rank: int, side: Side = Side.NONE, **fields: float) -> Waiting:
+    """A waiting request; 100 prompt tokens and 10 to come unless told otherwise."""
+    output = fields.pop("output_len", 10)
+    values = {"prompt_len": 100, "max_new_tokens": 1000, "density": 1.0, "root_density": 1.0} | fields
+    return Waiting(
+        req=None,
+        rid=f"r{rank:03d}",
+        key=(1, 0, rank, rank),
+        side=side,
+        expected=PlannedLen(output, output),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def line(waiting: WaitingRequests, side: Side) -> list[float]:
+    ranks = []
+    while (ahead := waiting.ahead(side, len(ranks))) is not None:
+        ranks.append(ahead.key[2])
+    return ranks
+
+
+def test_each_side_stands_in_planned_order_however_they_come_and_go() -> None:
+    rng = random.Random(1)
+    ranks = list(range(50))
+    rng.shuffle(ranks)
+    waiting = WaitingRequests()
+    for rank in ranks:
+        waiting.add(request(rank, Side.RIGHT if rank % 3 == 0 else Side.LEFT))
+    for rank in ranks[:20]:
+        waiting.remove(f"r{rank:03d}")
+    left = sorted(rank for rank in ranks[20:] if rank % 3)
+    right = sorted(rank for rank in ranks[20:] if rank % 3 == 0)
+    assert (line(waiting, Side.LEFT), line(waiting, Side.RIGHT)) == (left, right)
+    assert len(waiting) == 30
+
+
+def test_a_request_can_be_moved_to_another_place() -> None:
+    waiting = WaitingRequests()
+    for rank in (1, 2, 3):
+        waiting.add(request(rank))
+    waiting.move("r001", (1, 0, 9, 1), Side.RIGHT)
+    assert line(waiting, Side.LEFT) == [2, 3]
+    assert line(waiting, Side.RIGHT) == [9]
+
+
+def test_the_memory_of_the_two_sides_follows_the_densities() -> None:
+    """The paper's example: densities 3.73 and 0.096 around 1.27 give 19.4 and 40.6 of 60 GB."""
+    left = request(0, Side.LEFT, density=3.73, root_density=1.27)
+    right = request(1, Side.RIGHT, density=0.096, root_density=1.27)
+    split = SideBalance(60_000, hold_back=False).split(left, right)
+    assert split.mem_left == pytest.approx(19_383, rel=0.001)
+    assert split.mem_right == pytest.approx(40_617, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("used_left", "used_right", "side"), [(0, 5000, Side.LEFT), (5000, 0, Side.RIGHT), (0, 0, Side.LEFT)]
+)
+def test_the_side_that_uses_less_of_its_part_goes_next(used_left: int, used_right: int, side: Side) -> None:
+    balance = SideBalance(10_000, hold_back=False)
+    balance.used.update({Side.LEFT: used_left, Side.RIGHT: used_right})
+    left = request(0, Side.LEFT, density=2.0)
+    right = request(1, Side.RIGHT, density=0.5)
+    assert balance.next_side(left, right) == side
+
+
+def test_an_exhausted_side_leaves_everything_to_the_other() -> None:
+    balance = SideBalance(10_000, hold_back=True)
+    balance.used[Side.LEFT] = 20_000.0
+    assert balance.next_side(request(0, Side.LEFT), None) == Side.LEFT
+    assert balance.next_side(None, request(0, Side.RIGHT)) == Side.RIGHT
+    assert balance.next_side(None, None) == Side.NONE
+
+
+def test_holding_back_keeps_both_sides_within_their_parts() -> None:
+    balance = SideBalance(1_000, hold_back=True)
+    left = request(0, Side.LEFT, density=2.0, root_density=1.0)
+    right = request(1, Side.RIGHT, density=0.5, root_density=1.0)
+    mem = balance.split(left, right)
+    taken = []
+    while (side := balance.next_side(left, right)) != Side.NONE:
+        taken.append(side)
+        balance.used[side] += left.peak_tokens
+    assert balance.used[Side.LEFT] <= mem.mem_left
+    assert balance.used[Side.RIGHT] <= mem.mem_right
+    assert Side.LEFT in taken
+    assert Side.RIGHT in taken
+    assert math.isclose(sum(mem), 1_000)
