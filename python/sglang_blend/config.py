@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.reading import Reading
+from sglang_blend.location import Location, identity, location, plain_name
 
-DEFAULT_WINDOW = 2048
-JOB_ORDERS = ("dfs", "fcfs", "random")
+# SLURM and spot machines send SIGTERM, and SIGKILL 30 s later.
+DEFAULT_DRAIN_TIMEOUT_S = 20.0
+DEFAULT_HANG_TIMEOUT_S = 600.0
+DEFAULT_MAX_RESTARTS = 10
+MAX_PREPARE_WORKERS = 32
+# The window that nobody named: twice what runs at once, so that the scheduler always has a choice.
+WINDOW_FACTOR, LEAST_WINDOW, MOST_WINDOW = 2, 256, 4096
+JOB_ORDERS = order_names()
+DEFAULT_FSYNC_INTERVAL_S = 1.0
+OUTPUT_FORMATS = ("jsonl", "parquet")
+TABLE_SUFFIXES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """Files and feeding of one offline job. `resolve` fills the paths that were left open."""
 
-    file: Path
-    output: Path | None = None
-    error_file: Path | None = None
-    summary_file: Path | None = None
+    file: Location
+    output: Location | None = None
+    error_file: Location | None = None
+    summary_file: Location | None = None
     overwrite: bool = False
-    order: str = "dfs"
-    window: int = DEFAULT_WINDOW
+    resume: bool = True
+    keep_errors: bool = False
+    retry_errors: bool = False
+    fsync_interval: float = DEFAULT_FSYNC_INTERVAL_S
+    work_dir: Path | None = None
+    output_format: str | None = None
+    sort_output: bool = False
+    reading: Reading = field(default_factory=Reading)
+    order: str = "auto"
+    window: int | None = None
+    prepare_workers: int | None = None
+    drain_timeout: float = DEFAULT_DRAIN_TIMEOUT_S
+    hang_timeout: float = DEFAULT_HANG_TIMEOUT_S
+    max_restarts: int = DEFAULT_MAX_RESTARTS
 
     @staticmethod
     def add_cli_args(parser: argparse.ArgumentParser) -> None:
@@ -31,77 +55,187 @@ class JobConfig:
         add = parser.add_argument
         add(
             "--file",
-            type=Path,
+            type=location,
             required=True,
             help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz",
         )
         add(
             "--output",
-            type=Path,
+            type=location,
             help="answers, one line a request (default: FILE.output.jsonl beside the input)",
         )
-        add("--error-file", type=Path, help="refused and failed requests (default: beside the output)")
-        add("--summary-file", type=Path, help="the summary as JSON (default: beside the output)")
+        add("--error-file", type=location, help="refused and failed requests (default: beside the output)")
+        add("--summary-file", type=location, help="the summary as JSON (default: beside the output)")
         add("--overwrite", action="store_true", help="replace result files that exist")
-        add("--order", choices=JOB_ORDERS, default="dfs", help="order of the requests (default: %(default)s)")
+        add(
+            "--resume",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="go on where an earlier run of the same job stopped (default: %(default)s)",
+        )
+        errors = parser.add_mutually_exclusive_group()
+        errors.add_argument(
+            "--keep-errors", action="store_true", help="on resume, leave every failed line as it is"
+        )
+        errors.add_argument(
+            "--retry-errors",
+            action="store_true",
+            help="on resume, try every failed line again (default: those that could end differently)",
+        )
+        add(
+            "--fsync-interval",
+            type=float,
+            metavar="SECONDS",
+            default=DEFAULT_FSYNC_INTERVAL_S,
+            help="how long a result may wait until it is safe on disk (default: %(default)s)",
+        )
+        add(
+            "--output-format",
+            choices=OUTPUT_FORMATS,
+            help="of the output, not of the error file (default: by its suffix, else jsonl)",
+        )
+        add("--sort-output", action="store_true", help="bring the results into input order at the end")
+        add(
+            "--work-dir",
+            type=Path,
+            help="where token ids and unpacked input lie while the job runs (default: beside the output)",
+        )
+        add(
+            "--order",
+            choices=JOB_ORDERS,
+            default="auto",
+            help="order of the requests (default: %(default)s, by predicted makespan)",
+        )
         add(
             "--window",
             type=int,
-            default=DEFAULT_WINDOW,
-            help="requests handed to the engine at a time (default: %(default)s)",
+            help="requests handed to the engine at a time (default: twice what it runs at once, "
+            f"{LEAST_WINDOW} to {MOST_WINDOW})",
         )
+        add(
+            "--prepare-workers",
+            type=int,
+            metavar="N",
+            help="processes that validate and tokenize (default: one for each core, 32 at most)",
+        )
+        add(
+            "--drain-timeout",
+            type=float,
+            metavar="SECONDS",
+            default=DEFAULT_DRAIN_TIMEOUT_S,
+            help="after Ctrl-C or SIGTERM, wait that long for requests in flight (default: %(default)s)",
+        )
+        add(
+            "--hang-timeout",
+            type=float,
+            metavar="SECONDS",
+            default=DEFAULT_HANG_TIMEOUT_S,
+            help="restart an engine that produces nothing for that long (default: %(default)s)",
+        )
+        add(
+            "--max-restarts",
+            type=int,
+            metavar="N",
+            default=DEFAULT_MAX_RESTARTS,
+            help="restarts of a dead engine without one finished request between them (default: %(default)s)",
+        )
+        Reading.add_cli_args(parser)
 
     @classmethod
     def from_cli_args(cls, args: argparse.Namespace) -> JobConfig:
         """Build from parsed options.
 
         Raises:
-            ConfigError: the window is not positive.
+            ConfigError: a number is out of range.
         """
-        config = cls(**{field.name: getattr(args, field.name) for field in fields(cls)})
-        if config.window < 1:
+        given = {f.name: getattr(args, f.name) for f in fields(cls) if f.name != "reading"}
+        config = cls(reading=Reading.from_cli_args(args), **given)
+        if config.window is not None and config.window < 1:
             raise ConfigError(
                 f"--window {config.window}: at least one request must be in flight; 2048 is usual."
             )
+        if config.prepare_workers is not None and config.prepare_workers < 1:
+            raise ConfigError(
+                f"--prepare-workers {config.prepare_workers}: at least one process must prepare."
+            )
+        if not config.drain_timeout >= 0:
+            raise ConfigError(
+                f"--drain-timeout {config.drain_timeout}: give seconds, 0 or more; 20 is usual."
+            )
+        if not config.hang_timeout > 0:
+            raise ConfigError(f"--hang-timeout {config.hang_timeout}: give seconds above 0; 600 is usual.")
+        if config.max_restarts < 0:
+            raise ConfigError(f"--max-restarts {config.max_restarts}: give 0 or more; 10 is usual.")
+        if not 0 < config.fsync_interval <= 3600:
+            raise ConfigError(
+                f"--fsync-interval {config.fsync_interval}: allowed is more than 0, up to 3600 seconds."
+            )
         return config
+
+    def window_for(self, max_running_requests: int) -> int:
+        """Requests to hand to an engine that runs so many at once."""
+        if self.window is not None:
+            return self.window
+        return min(max(WINDOW_FACTOR * max_running_requests, LEAST_WINDOW), MOST_WINDOW)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in vars(self).items()}
+        values = {k: str(v) if isinstance(v, Location) else v for k, v in vars(self).items()}
+        return {**values, "reading": vars(self.reading)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFiles:
-    """Where a job reads and writes, all paths given."""
+    """Where a job reads and writes, all places given. `identity_file` says whose results they are."""
 
-    file: Path
-    output: Path
-    error_file: Path
-    summary_file: Path
+    file: Location
+    output: Location
+    error_file: Location
+    summary_file: Location
+    identity_file: Location
+    engine_log: Path
+    work_dir: Path
+    output_format: str
 
 
 def resolve_files(config: JobConfig) -> JobFiles:
-    """Fill the open paths: batch.jsonl -> batch.output.jsonl -> batch.errors.jsonl, batch.summary.json.
+    """Fill the open places: batch.jsonl -> batch.output.jsonl -> batch.errors.jsonl, batch.summary.json,
+    batch.job.json, batch.engine.log.
+
+    Results of an input that is not on a local disk lie in the current directory.
 
     Raises:
         ConfigError: two of them are one file.
     """
-    stem = config.file.name.removesuffix(".gz").removesuffix(".jsonl")
-    output = config.output or config.file.with_name(f"{stem}.output.jsonl")
-    beside = output.name.removesuffix(".jsonl").removesuffix(".output")
+    beside_input = config.file if isinstance(config.file, Path) else Path(config.file.name)
+    suffix = f".{config.output_format or 'jsonl'}"
+    output = config.output or beside_input.with_name(f"{_stem(config.file)}.output{suffix}")
+    stem = _stem(output).removesuffix(".output")
     files = JobFiles(
         file=config.file,
         output=output,
-        error_file=config.error_file or output.with_name(f"{beside}.errors.jsonl"),
-        summary_file=config.summary_file or output.with_name(f"{beside}.summary.json"),
+        error_file=config.error_file or output.with_name(f"{stem}.errors.jsonl"),
+        summary_file=config.summary_file or output.with_name(f"{stem}.summary.json"),
+        identity_file=output.with_name(f"{stem}.job.json"),
+        output_format=config.output_format or ("parquet" if output.suffix == ".parquet" else "jsonl"),
+        engine_log=(output.parent if isinstance(output, Path) else Path()) / f"{stem}.engine.log",
+        work_dir=config.work_dir or (output.parent if isinstance(output, Path) else Path()),
     )
-    name_of: dict[Path, str] = {files.file.resolve(): "the batch file"}
-    for option, path in (
+    name_of: dict[str, str] = {identity(files.file): "the batch file"}
+    for option, place in (
         ("--output", files.output),
         ("--error-file", files.error_file),
         ("--summary-file", files.summary_file),
+        ("the engine's log", files.engine_log),
+        ("the job file", files.identity_file),
     ):
-        taken = name_of.setdefault(path.resolve(), option)
+        taken = name_of.setdefault(identity(place), option)
         if taken != option:
-            raise ConfigError(f"{option} {path} is {taken}: they must be two files.")
+            raise ConfigError(f"{option} {place} is {taken}: they must be two files.")
     return files
+
+
+def _stem(place: Location) -> str:
+    """The name without the suffixes of its format and packing."""
+    name = plain_name(place.name)
+    return next((name.removesuffix(suffix) for suffix in TABLE_SUFFIXES if name.endswith(suffix)), name)

@@ -18,6 +18,10 @@ class ConfigError(BlendError):
     """A flag or a config value is not allowed, or two of them contradict each other."""
 
 
+class OutputError(BlendError):
+    """A result cannot be written any more (a full disk, a storage that went away); what was written stays."""
+
+
 class ForkError(BlendError):
     """The installed SGLang is not the fork, or the fork cannot be built from the wheel at hand."""
 
@@ -26,5 +30,22 @@ class EngineError(BlendError):
     """The engine could not start, or died."""
 
 
+class EngineDied(EngineError):
+    """The engine died after its start was begun; another one may be started.
+
+    `from_outside`: it was killed, and nothing says that it was its own fault.
+    """
+
+    def __init__(self, message: str, *, from_outside: bool = False) -> None:
+        super().__init__(message)
+        self.from_outside = from_outside
+
+
 class PlanError(BlendError):
     """The requests cannot be planned as they are (a negative length, an empty prompt, an unknown order)."""
+
+
+def error_of_kind(kind: str, message: str) -> BlendError:
+    """An error that another process has met; `kind` is its class's name."""
+    kinds = {cls.__name__: cls for cls in (ConfigError, EngineError, ForkError)}
+    return kinds.get(kind, EngineError)(message)

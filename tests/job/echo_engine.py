@@ -7,27 +7,34 @@ the real engine answers is tested in tests/srt.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sglang_blend.errors import EngineError
-from sglang_blend.job.engine import Answer, Prepared
+from sglang_blend.job.engine import Answer, EngineFacts, Failure, Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
 
 
 class EchoEngine:
-    """Records what it was asked, in order; dies after `dies_after` answers, hangs when told to."""
+    """Records what it was asked, in order; dies after `dies_after` answers, crashes at the word "crash".
 
-    def __init__(self, *, dies_after: int | None = None, interrupts_after: int | None = None) -> None:
+    `on_answer` is called with the number of requests asked before each answer; "sleep" takes long.
+    """
+
+    num_restarts = 2
+    num_retries = 3
+
+    def __init__(
+        self, *, dies_after: int | None = None, on_answer: Callable[[int], None] = lambda n: None
+    ) -> None:
         self.asked: list[str] = []
         self.most_at_once = 0
         self._at_once = 0
         self._dies_after = dies_after
-        self._interrupts_after = interrupts_after
+        self._on_answer = on_answer
         self._words: dict[str, int] = {}
         self.stopped = False
-        self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> EchoEngine:
         return self
@@ -35,14 +42,26 @@ class EchoEngine:
     def __exit__(self, *exc: object) -> None:
         self.stopped = True
 
-    def run(self, job: Coroutine[Any, Any, Any]) -> Any:
-        async def hosted() -> Any:
-            self._task = asyncio.create_task(job)
-            return await self._task
+    async def __aenter__(self) -> EchoEngine:
+        return self
 
-        return asyncio.run(hosted())
+    async def __aexit__(self, *exc: object) -> None:
+        pass
 
-    def prepare(self, line: BatchLine) -> Prepared | Rejection:
+    def facts(self) -> EngineFacts:
+        return EngineFacts({}, "cpu", 1, 10_000, 1, 64, True)
+
+    async def server_info(self) -> list[dict[str, Any]]:
+        return [{}]
+
+    async def flush_cache(self) -> bool:
+        return True
+
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        for line in lines:
+            yield line, self._prepare_one(line)
+
+    def _prepare_one(self, line: BatchLine) -> Prepared | Rejection:
         prompt = line.body.get("prompt")
         if not isinstance(prompt, str):
             return Rejection(
@@ -52,19 +71,21 @@ class EchoEngine:
                 custom_id=line.custom_id,
             )
         ids = [self._words.setdefault(word, len(self._words)) for word in prompt.split()]
-        return Prepared(ids, 8, False, line.body.get("lora", ""))
+        return Prepared(ids, 8, False, line.body.get("lora_path", ""))
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int]) -> Answer:
+    async def answer(
+        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
+    ) -> Answer | Failure:
         self.asked.append(line.custom_id)
         if self._dies_after is not None and len(self.asked) > self._dies_after:
             raise EngineError("the engine died")
-        if self._interrupts_after is not None and len(self.asked) > self._interrupts_after:
-            assert self._task is not None
-            self._task.cancel()
+        self._on_answer(len(self.asked))
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
-        await asyncio.sleep(0)
+        await asyncio.sleep(60 if "sleep" in line.body["prompt"] else 0)
         self._at_once -= 1
+        if "crash" in line.body["prompt"]:
+            return Failure("engine_crash", "the engine died at this request")
         if "refuse" in line.body["prompt"]:
             return Answer(
                 400, {"error": {"code": "invalid_value", "message": "refused by the engine"}}, 0, 0, 0

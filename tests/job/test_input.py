@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from sglang_blend.errors import InputError
+from sglang_blend.job import lines
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.records import Rejection
 
@@ -90,12 +91,28 @@ def test_a_bad_line_is_refused_with_its_reason_and_the_others_stay(
     assert (refused.code, refused.param, refused.line_number) == (code, param, 2)
 
 
-def test_of_two_lines_with_one_custom_id_the_first_wins(path: Path) -> None:
-    first, second = scan(path, good("same") + b"\n" + good("same"))
-    assert isinstance(first, BatchLine)
-    assert isinstance(second, Rejection)
-    assert second.code == "duplicate_custom_id"
-    assert "line 1" in second.message
+def test_a_broken_line_tells_its_custom_id_where_that_is_whole(path: Path) -> None:
+    whole, torn, later = scan(
+        path,
+        b'{"custom_id": "a\\u00e9", "body": NaN}\n{"custom_id": "b\n{"body": NaN, "custom_id": "c"}',
+    )
+    assert (whole.custom_id, torn.custom_id, later.custom_id) == ("a\u00e9", None, None)
+
+
+def test_a_line_without_end_is_not_read_into_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 300)
+    longest = good("b")[:-1] + b" " * (300 - len(good("b"))) + b"}"
+    content = b"\n".join([good("a"), longest, good("c") + b" " * 3_000_000, b" " * 400, good("d")])
+    items = scan(path, content)
+    assert [(i.line_number, i.custom_id, getattr(i, "code", "ok")) for i in items] == [
+        (1, "a", "ok"),
+        (2, "b", "ok"),
+        (3, "c", "line_too_long"),
+        (4, None, "line_too_long"),
+        (5, "d", "ok"),
+    ]
+    with BatchFile(path) as batch:
+        assert [batch.item(i.offset, i.line_number) for i in items] == items
 
 
 def test_a_file_that_changes_under_the_job_is_noticed(path: Path) -> None:

@@ -1,7 +1,12 @@
 """One job from file to summary, on an engine that echoes: every line ends as exactly one record."""
 
+import dataclasses
 import json
+import os
 import random
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,11 @@ import pytest
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import ConfigError, EngineError, InputError
+from sglang_blend.job.engine import Prepared
+from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.records import Rejection
+from sglang_blend.job.stop import Stop
 
 
 def batch_line(custom_id: str, prompt: object, **body: Any) -> dict[str, Any]:
@@ -108,7 +117,10 @@ def test_a_job_without_one_good_line_starts_no_engine(tmp_path: Path) -> None:
 
 
 def test_requests_of_different_adapters_share_no_prefix(tmp_path: Path) -> None:
-    lines = [batch_line("a", "same words here", lora="x"), batch_line("b", "same words here", lora="y")]
+    lines = [
+        batch_line("a", "same words here", lora_path="x"),
+        batch_line("b", "same words here", lora_path="y"),
+    ]
     summary = OfflineJob(write_batch(tmp_path / "b.jsonl", lines)).run(EchoEngine)
     assert summary.sharing_possible == 0
 
@@ -123,11 +135,69 @@ def test_a_dead_engine_keeps_what_had_finished(groups: JobConfig) -> None:
     assert (summary["ok"], summary["not_run"], summary["complete"]) == (11, 29, False)
 
 
-def test_an_interrupted_job_keeps_what_had_finished_and_counts_the_rest(groups: JobConfig) -> None:
-    summary = OfflineJob(JobConfig(file=groups.file, window=1)).run(lambda: EchoEngine(interrupts_after=11))
+def test_a_request_that_kills_the_engine_is_an_error_without_a_response(tmp_path: Path) -> None:
+    config = write_batch(tmp_path / "b.jsonl", [batch_line("a", "crash"), batch_line("b", "fine")])
+    summary = OfflineJob(config).run(EchoEngine)
+    (record,) = read(resolve_files(config).error_file)
+    assert record["custom_id"] == "a"
+    assert record["response"] is None
+    assert record["error"]["code"] == "engine_crash"
+    assert (summary.ok, summary.failed_by_code, summary.complete) == (1, {"engine_crash": 1}, True)
+    assert (summary.num_restarts, summary.num_retries) == (2, 3)
+
+
+def kill_at(*counts: int, signum: signal.Signals = signal.SIGTERM) -> EchoEngine:
+    """An engine at whose n-th request this process gets a signal."""
+    return EchoEngine(on_answer=lambda n: os.kill(os.getpid(), signum) if n in counts else None)
+
+
+def test_the_first_signal_lets_requests_in_flight_finish(groups: JobConfig) -> None:
+    with Stop() as stop:
+        summary = OfflineJob(dataclasses.replace(groups, window=4), stop).run(lambda: kill_at(11))
+    assert summary.stopped_by == "SIGTERM"
     assert not summary.complete
-    assert (summary.ok, summary.not_run) == (11, 29)
-    assert len(read(resolve_files(groups).output)) == 11
+    assert 11 <= summary.ok <= 15
+    assert summary.not_run == 40 - summary.ok
+    assert len(read(resolve_files(groups).output)) == summary.ok
+
+
+def test_draining_ends_after_its_time(tmp_path: Path) -> None:
+    lines = [batch_line("a", "fine"), batch_line("b", "sleep")]
+    config = dataclasses.replace(write_batch(tmp_path / "b.jsonl", lines), drain_timeout=0.1, order="fcfs")
+    with Stop() as stop:
+        summary = OfflineJob(config, stop).run(lambda: kill_at(2))
+    assert (summary.ok, summary.not_run) == (1, 1)
+
+
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    lines = [batch_line("a", "fine"), batch_line("b", "sleep"), batch_line("c", "sleep")]
+    config = dataclasses.replace(write_batch(tmp_path / "b.jsonl", lines), order="fcfs")
+    with Stop() as stop:
+        summary = OfflineJob(config, stop).run(lambda: kill_at(2, 3, signum=signal.SIGINT))
+    assert summary.stopped_by == "SIGINT"
+    assert (summary.ok, summary.not_run) == (1, 2)
+    assert summary.wall_s < 10
+
+
+def test_a_signal_at_the_last_request_still_completes_the_job(groups: JobConfig) -> None:
+    with Stop() as stop:
+        summary = OfflineJob(groups, stop).run(lambda: kill_at(40))
+    assert (summary.ok, summary.complete, summary.stopped_by) == (40, True, None)
+
+
+def test_a_signal_while_requests_are_prepared_leaves_no_files(groups: JobConfig) -> None:
+    class Preparing(EchoEngine):
+        def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().prepare(lines)
+
+    engine = Preparing()
+    with Stop() as stop:
+        summary = OfflineJob(groups, stop).run(lambda: engine)
+    assert (summary.ok, summary.not_run, summary.stopped_by) == (0, 40, "SIGTERM")
+    assert engine.stopped
+    files = resolve_files(groups)
+    assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
 def test_an_engine_that_cannot_start_leaves_no_files(groups: JobConfig) -> None:
@@ -140,14 +210,11 @@ def test_an_engine_that_cannot_start_leaves_no_files(groups: JobConfig) -> None:
     assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
-def test_existing_results_are_not_replaced_unless_asked(groups: JobConfig) -> None:
+def test_overwrite_starts_anew(groups: JobConfig) -> None:
     OfflineJob(groups).run(EchoEngine)
-    before = resolve_files(groups).output.read_bytes()
-    with pytest.raises(ConfigError, match="--overwrite"):
-        OfflineJob(groups).run(EchoEngine)
-    assert resolve_files(groups).output.read_bytes() == before
-    OfflineJob(JobConfig(file=groups.file, overwrite=True)).run(EchoEngine)
-    assert len(read(resolve_files(groups).output)) == 40
+    engine = EchoEngine()
+    OfflineJob(replace(groups, overwrite=True)).run(lambda: engine)
+    assert len(engine.asked) == len(read(resolve_files(groups).output)) == 40
 
 
 def test_output_and_error_file_must_be_two_files(groups: JobConfig, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
-"""What a job needs of an engine. `sglang_blend.srt.engine` is the real one."""
+"""What a job needs of an engine. `sglang_blend.processes.engine` is the real one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
+
+TokenIds = Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 class Prepared(NamedTuple):
@@ -16,7 +20,7 @@ class Prepared(NamedTuple):
     `namespace` (LoRA adapter, extra key) never share a prefix.
     """
 
-    token_ids: Sequence[int]
+    token_ids: TokenIds
     max_new_tokens: int
     fixed_output: bool
     namespace: str
@@ -32,15 +36,91 @@ class Answer(NamedTuple):
     output_tokens: int
 
 
+class EngineFacts(NamedTuple):
+    """What planning needs to know of a running engine.
+
+    Attributes:
+        model_config: content of the model's config.json.
+        device_name: the accelerator as its driver says it, or "cpu".
+        tp_size: tensor parallel size.
+        kv_pool_tokens: tokens that the KV pool holds.
+        page_size: tokens of a KV page.
+        max_running_requests: requests that the running batch may hold.
+        takes_hints: its schedule policy executes a plan.
+    """
+
+    model_config: dict[str, Any]
+    device_name: str
+    tp_size: int
+    kv_pool_tokens: int
+    page_size: int
+    max_running_requests: int
+    takes_hints: bool
+
+
+class Failure(NamedTuple):
+    """Why one request got no answer at all."""
+
+    code: str
+    message: str
+
+
 class Engine(Protocol):
     """Prepares and answers requests; many `answer` calls run at once in one event loop."""
 
-    def prepare(self, line: BatchLine) -> Prepared | Rejection:
-        """Check the body and tokenize it, without running it."""
+    def facts(self) -> EngineFacts:
+        """What planning needs to know; once the engine is ready."""
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int]) -> Answer:
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        """Check each body and tokenize it, without running it; in the order of `lines`."""
+
+    async def answer(
+        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
+    ) -> Answer | Failure:
         """Run one request to its end. `token_ids` are those that `prepare` returned.
 
+        Args:
+            hints: what the plan says about the request (`scheduling.hints`), for the scheduler.
+
         Raises:
-            EngineError: the engine died; no request can be answered any more.
+            EngineError: the engine died for good; no request can be answered any more.
         """
+
+    async def server_info(self) -> list[dict[str, Any]]:
+        """SGLang's internal state of each scheduler (`get_server_info()["internal_states"]`).
+
+        Raises:
+            EngineError: the engine is not running.
+        """
+
+    async def flush_cache(self) -> bool:
+        """Empty the radix cache; False, and nothing done, while a request runs.
+
+        Raises:
+            EngineError: the engine is not running.
+        """
+
+
+class RunningEngine(Engine, Protocol):
+    """An engine that was started: a context manager that stops it."""
+
+    @property
+    def num_restarts(self) -> int:
+        """How often it died and was started again."""
+
+    @property
+    def num_retries(self) -> int:
+        """How often a request was sent again because the engine had died at it."""
+
+    def __enter__(self) -> RunningEngine: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    async def __aenter__(self) -> RunningEngine:
+        """Wait until it can answer; what calls `answer` stands inside.
+
+        Raises:
+            EngineError: it did not start.
+        """
+
+    async def __aexit__(self, *exc: object) -> None: ...

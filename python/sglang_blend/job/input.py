@@ -1,32 +1,42 @@
-"""The batch file: found, opened, and cut into lines whose envelope is checked.
+"""The batch file: found, opened, and cut into lines that are checked one by one.
 
-A bad line costs that line: it becomes a `Rejection` and reading goes on. The body is checked later, by
-SGLang's own serving classes. Lines end at \\n only (U+2028 and friends may stand raw in JSON strings);
-numbers count blank lines. A file that is no JSON Lines at all is refused as a whole.
+A bad line costs that line: it becomes a `Rejection` and reading goes on. Lines end at \\n only (U+2028 and
+friends may stand raw in JSON strings); numbers count blank lines. Of a key that stands twice in one object
+the last counts. A file that is no JSON Lines at all is refused as a whole; tables of prompts (`tables`)
+are turned into batch lines.
 """
 
 from __future__ import annotations
 
-import gzip
-import shutil
+import hashlib
+import re
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import orjson
 
-from sglang_blend.errors import InputError
+from sglang_blend.errors import BlendError, InputError
+from sglang_blend.job.body_check import URLS, check_body, without_nulls
+from sglang_blend.job.fields import cut, kind, short
+from sglang_blend.job.lines import MAX_LINE_BYTES, bounded_lines, first_line, is_too_long, read_line
+from sglang_blend.job.reading import Reading
 from sglang_blend.job.records import Rejection
+from sglang_blend.job.source import discard, open_plain, room_in, temporary_file
+from sglang_blend.job.tables import batch_lines, format_of
+from sglang_blend.location import Location
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 MAX_CUSTOM_ID_LEN = 512
+# Names and values from the line stand in error messages; a line may be megabytes of them.
+MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 500, 100
+ENVELOPE = ("custom_id", "method", "url", "body")
+_STARTS_WITH_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class BatchLine(NamedTuple):
-    """An accepted line: its envelope is right, its body not yet looked at."""
+    """An accepted line: its envelope is right, and its body as far as that is known without an engine."""
 
     line_number: int
     offset: int
@@ -36,22 +46,32 @@ class BatchLine(NamedTuple):
 
 
 class BatchFile:
-    """A batch file opened for reading; a .gz is unpacked to a temporary file first.
+    """The input opened for reading: batch lines, whatever format it has.
 
-    Use as a context manager. `scan` reads all lines once; `line` reads one again at its offset.
+    Use as a context manager. `scan` reads all lines once; `item` and `line` read one again at its offset. A
+    table of prompts is written as batch lines into a file without a name first.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`.
+    def __init__(self, place: Location, work_dir: Path | None = None, reading: Reading | None = None) -> None:
+        """Open `place`.
+
+        Args:
+            work_dir: for files without a name; None: the system's directory for temporary files.
 
         Raises:
             InputError: it is missing, a directory, empty, unreadable, not UTF-8 or not JSON Lines.
         """
-        self.path = path
-        self._file = _open(path)
+        self.path = place
+        reading = reading or Reading()
+        work_dir = work_dir or Path(tempfile.gettempdir())
+        self._file = open_plain(place, work_dir)
         try:
-            _refuse_other_formats(path, self._file)
-        except InputError:
+            found = format_of(self._file, reading)
+            if found == "openai":
+                _refuse_other_formats(place, self._file)
+            else:
+                self._file = _as_batch_lines(place, self._file, found, reading, work_dir)
+        except BlendError:
             self._file.close()
             raise
 
@@ -66,58 +86,69 @@ class BatchFile:
         """Size of the plain content."""
         return self._file.seek(0, 2)
 
-    def scan(self) -> Iterator[BatchLine | Rejection]:
-        """Every non-blank line in file order, accepted or refused; duplicates are refused, the first wins."""
-        first_line_of: dict[str, int] = {}
-        offset = 0
+    def sha256(self) -> str:
+        """Digest of the plain content, in hexadecimal."""
         self._file.seek(0)
-        for number, raw in enumerate(self._file, start=1):
-            if raw.strip():
-                parsed = parse_line(raw, number, offset)
-                if isinstance(parsed, BatchLine):
-                    first = first_line_of.setdefault(parsed.custom_id, number)
-                    if first != number:
-                        parsed = Rejection(
-                            code="duplicate_custom_id",
-                            message=f"custom_id {parsed.custom_id!r} was used on line {first} already.",
-                            param="custom_id",
-                            line_number=number,
-                            custom_id=parsed.custom_id,
-                        )
-                yield parsed
-            offset += len(raw)
+        digest = hashlib.sha256()
+        while block := self._file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def scan(self) -> Iterator[BatchLine | Rejection]:
+        """Every non-blank line in file order, on its own: accepted or refused."""
+        self._file.seek(0)
+        offset = 0
+        for number, (raw, num_bytes) in enumerate(bounded_lines(self._file), start=1):
+            if raw.strip() or is_too_long(raw):
+                yield parse_line(raw, number, offset)
+            offset += num_bytes
+
+    def item(self, offset: int, number: int) -> BatchLine | Rejection:
+        """Read the line at `offset` again."""
+        self._file.seek(offset)
+        return parse_line(read_line(self._file), number, offset)
 
     def line(self, offset: int, number: int) -> BatchLine:
         """Read the accepted line at `offset` again."""
-        self._file.seek(offset)
-        parsed = parse_line(self._file.readline(), number, offset)
-        if not isinstance(parsed, BatchLine):
+        item = self.item(offset, number)
+        if not isinstance(item, BatchLine):
             raise InputError(
                 f"{self.path} changed while the job was reading it (line {number}): run the job again."
             )
-        return parsed
+        return item
 
 
 def parse_line(raw: bytes, number: int, offset: int = 0) -> BatchLine | Rejection:
-    """Check one line's encoding, JSON and envelope (custom_id, method, url, body)."""
+    """Check one line: encoding, JSON, envelope (custom_id, method, url, body), then the body."""
     raw = raw.removeprefix(_UTF8_BOM) if number == 1 else raw
     custom_id: str | None = None
 
     def refuse(code: str, message: str, param: str | None = None) -> Rejection:
-        return Rejection(code=code, message=message, param=param, line_number=number, custom_id=custom_id)
+        return Rejection(
+            code=code,
+            message=cut(message, MAX_MESSAGE_CHARS),
+            param=param and cut(param, MAX_PARAM_CHARS),
+            line_number=number,
+            offset=offset,
+            custom_id=custom_id,
+        )
 
+    if is_too_long(raw):
+        custom_id = _first_key(raw)
+        return refuse("line_too_long", f"longer than {MAX_LINE_BYTES:,} bytes.")
     try:
         line = orjson.loads(raw)
     except orjson.JSONDecodeError as e:
+        custom_id = _first_key(raw)
         return refuse("invalid_json_line", f"not valid JSON: {e}.")
     if not isinstance(line, dict):
-        return refuse("invalid_json_line", f"must be a JSON object, not {_kind(line)}.")
+        return refuse("invalid_json_line", f"must be a JSON object, not {kind(line)}.")
 
     found = line.get("custom_id")
     if found is None:
         return refuse("missing_required_parameter", "custom_id is missing; give each line one.", "custom_id")
     if not isinstance(found, str):
-        return refuse("invalid_type", f"custom_id must be a string, not {_kind(found)}.", "custom_id")
+        return refuse("invalid_type", f"custom_id must be a string, not {kind(found)}.", "custom_id")
     custom_id = found
     if not 0 < len(found) <= MAX_CUSTOM_ID_LEN:
         return refuse(
@@ -131,65 +162,56 @@ def parse_line(raw: bytes, number: int, offset: int = 0) -> BatchLine | Rejectio
             return refuse("missing_required_parameter", f"{name} is missing.", name)
     method, url, body = line["method"], line["url"], line["body"]
     if method != "POST":
-        return refuse("invalid_method", f"method is {method!r}; only 'POST' is served.", "method")
+        return refuse("invalid_method", f"method is {short(method)}; only 'POST' is served.", "method")
     if url not in URLS:
-        return refuse("invalid_url", f"url is {url!r}; served are {', '.join(URLS)}.", "url")
+        return refuse("invalid_url", f"url is {short(url)}; served are {', '.join(URLS)}.", "url")
     if not isinstance(body, dict):
-        return refuse("invalid_type", f"body must be a JSON object, not {_kind(body)}.", "body")
+        return refuse("invalid_type", f"body must be a JSON object, not {kind(body)}.", "body")
+    for name in line:
+        if name not in ENVELOPE:
+            return refuse(
+                "unknown_parameter", f"{short(name)} is unknown; a line has {', '.join(ENVELOPE)}.", name
+            )
+    body = without_nulls(body, url)
+    problem = check_body(url, body)
+    if problem:
+        return refuse(problem.code, f"{problem.at or 'body'} {problem.message}.", problem.at or "body")
     return BatchLine(number, offset, custom_id, url, body)
 
 
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.is_dir():
-        raise InputError(
-            f"--file {path} is a directory: name one batch file (JSON Lines, .jsonl or .jsonl.gz)."
-        )
-    if not path.exists():
-        raise InputError(
-            f"--file {path} does not exist: name a batch file (JSON Lines, .jsonl or .jsonl.gz)."
-        )
+def _first_key(raw: bytes) -> str | None:
+    """custom_id of a line that is no JSON, where it stands first and is whole itself."""
+    found = _STARTS_WITH_CUSTOM_ID.match(raw)
     try:
-        file = path.open("rb")
-    except OSError as e:
-        raise InputError(f"--file {path} cannot be read ({e.strerror}): check its permissions.") from e
-    packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    if packed:
-        return _unpack(path, file)
-    if path.suffix == ".gz":
-        file.close()
-        raise InputError(f"--file {path} is named .gz but is not gzip: rename it, or pack it again.")
-    return file
+        value = orjson.loads(found.group(1)) if found else None
+    except orjson.JSONDecodeError:
+        return None
+    return value if value and len(value) <= MAX_CUSTOM_ID_LEN else None
 
 
-def _unpack(path: Path, packed: IO[bytes]) -> IO[bytes]:
-    plain = tempfile.TemporaryFile(prefix="sglang-blend-")  # noqa: SIM115 - closed by BatchFile
+def _as_batch_lines(
+    place: Location, table: IO[bytes], table_format: str, reading: Reading, work_dir: Path
+) -> IO[bytes]:
+    lines = temporary_file(work_dir)
     try:
-        with packed, gzip.open(packed) as source:
-            shutil.copyfileobj(source, plain, 1 << 20)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-        plain.close()
-        raise InputError(f"--file {path} is a damaged gzip file ({e}): fetch or pack it again.") from e
-    plain.seek(0)
-    return plain
+        with table, room_in(work_dir):
+            lines.writelines(batch_lines(table, str(place), table_format, reading))
+            lines.flush()
+    except BaseException:
+        discard(lines)
+        raise
+    lines.seek(0)
+    return lines
 
 
-def _refuse_other_formats(path: Path, file: IO[bytes]) -> None:
+def _refuse_other_formats(path: Location, file: IO[bytes]) -> None:
     """Refuse what has no single readable line: nothing at all, UTF-16/32, one JSON document."""
-    head = file.read(1 << 16)
-    file.seek(0)
-    if not head.strip() and not any(line.strip() for line in file):
+    head, first = file.read(4), first_line(file)
+    if not first:
         raise InputError(f"--file {path} is empty: it needs one JSON object a line.")
-    file.seek(0)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head[:4]:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
         raise InputError(f"--file {path} is UTF-16 or UTF-32: save it as UTF-8 and run again.")
-    first = next(line for line in file if line.strip()).removeprefix(_UTF8_BOM).strip()
-    file.seek(0)
+    first = first.removeprefix(_UTF8_BOM).strip()
     if first in (b"[", b"{") or first.startswith((b"[{", b"[ {")):
         what = "a JSON array" if first.startswith(b"[") else "JSON spread over many lines"
         raise InputError(f"--file {path} is {what}, not JSON Lines: put each request on one line of its own.")

@@ -4,54 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 
 from sglang_blend.config import JobConfig, resolve_files
-from sglang_blend.job.engine import Engine
+from sglang_blend.job.checkpoint import Checkpoint
+from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.input import BatchFile
-from sglang_blend.job.output import JobOutput
+from sglang_blend.job.line_index import LineIndex
+from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.results import Results
-from sglang_blend.job.runner import Plan, count_lines, feed, plan, prepare
+from sglang_blend.job.runner import prepare, run_planned
 from sglang_blend.job.spool import RequestSpool
+from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
+from sglang_blend.location import size_of
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-class RunningEngine(Engine, Protocol):
-    """An engine that was started: a context manager that stops it, and owner of the event loop."""
-
-    def __enter__(self) -> RunningEngine: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def run(self, job: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine that awaits `answer`; SIGINT and SIGTERM cancel it."""
 
 
 class OfflineJob:
     """One run of one batch file. However it ends, the summary goes with the records that were written."""
 
-    def __init__(self, config: JobConfig) -> None:
+    def __init__(
+        self, config: JobConfig, stop: Stop | None = None, *, engine_argv: Sequence[str] = ()
+    ) -> None:
+        """Make a job; nothing is read yet.
+
+        Args:
+            stop: hears the signals that end the job early; without one nothing does.
+            engine_argv: SGLang's flags, which tell whether an earlier run was of the same job.
+        """
         self._config = config
+        self._engine_argv = engine_argv
+        self._stop = stop or Stop()
+        self._engine: RunningEngine | None = None  # kept for its counters
         self._files = resolve_files(config)
         self._tally = Tally()
+        self._earlier = Tally()  # set by run
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._started_at = 0.0  # set by run
         self._num_lines = 0
-        self._plan: Plan | None = None
+        self._plan: JobPlan | None = None
         self._complete = False
 
     def run(
         self, start_engine: Callable[[], RunningEngine], *, check: Callable[[], None] | None = None
     ) -> Summary:
-        """Run the job to its end, or until it is interrupted.
+        """Run the job to its end, or until it is interrupted; go on where an earlier run of it stopped.
 
         Args:
             start_engine: called once, and only when there is something to run.
@@ -59,75 +64,159 @@ class OfflineJob:
 
         Raises:
             InputError: the batch file cannot be used.
-            ConfigError: a result file exists or cannot be written, or a flag is wrong.
+            ConfigError: a result file is another job's or cannot be written, or a flag is wrong.
             EngineError: the engine did not start, or died; what had finished is in the files.
+            OutputError: a result cannot be written any more; what had finished before is in the files.
         """
         self._started_at = time.monotonic()
-        with BatchFile(self._config.file) as batch:
+        checkpoint = Checkpoint(self._config, self._files, self._engine_argv)
+        finished = checkpoint.finished()
+        if finished is not None:
+            return self._finished_earlier(finished)
+        with BatchFile(self._config.file, self._files.work_dir, self._config.reading) as batch:
             if check is not None:
                 check()
-            output = JobOutput(self._files.output, self._files.error_file, overwrite=self._config.overwrite)
+            output = checkpoint.output
             try:
                 with output:
-                    self._run_lines(batch, Results(output, self._tally), start_engine)
-                self._complete = True
-            except asyncio.CancelledError:
-                logger.info("Interrupted; what had finished is written.")
+                    with self._timed("read"):
+                        checkpoint.identify(batch)
+                        index = LineIndex.build(batch)
+                        self._num_lines = len(index)
+                        self._earlier = checkpoint.open(index)
+                    self._run_lines(batch, index, Results(output, self._tally), start_engine)
+                self._complete = self._num_not_run == 0
+                if self._complete:
+                    checkpoint.finish_files(index)
+                    checkpoint.finish(self._summary(), (self._earlier + self._tally).num_unsettled)
+            except (Interrupted, asyncio.CancelledError):
+                logger.info("Interrupted.")
             finally:
                 summary = self._summary()
+                if not self._complete and output.num_records:
+                    logger.info(
+                        "%d answers are in %s; the same command goes on from there.",
+                        summary.ok, checkpoint.growing,
+                    )  # fmt: skip
                 if self._complete or output.num_records:
-                    summary.save(self._files.summary_file)
+                    self._save(summary)
+                else:
+                    checkpoint.forget()
         return summary
 
     def _run_lines(
-        self, batch: BatchFile, results: Results, start_engine: Callable[[], RunningEngine]
+        self, batch: BatchFile, index: LineIndex, results: Results, start_engine: Callable[[], RunningEngine]
     ) -> None:
-        num_requests = count_lines(batch, results)
-        self._num_lines = num_requests + self._tally.failed
-        logger.info("%s: %d requests, %d lines refused.", batch.path, num_requests, self._tally.failed)
-        if num_requests:
+        for rejection in index.refused():
+            results.refuse(rejection)
+        logger.info(
+            "%s: %d lines, %d finished earlier, %d refused, %d requests to run.",
+            batch.path, len(index), self._earlier.total, self._tally.failed, index.num_pending,
+        )  # fmt: skip
+        if index.num_pending:
             with self._timed("start_engine"):
-                engine = start_engine()
-            with engine:
-                self._run_requests(batch, engine, results, num_requests)
+                self._engine = start_engine()
+            with self._engine:
+                self._run_requests(batch, self._engine, index, results)
 
     def _run_requests(
-        self, batch: BatchFile, engine: RunningEngine, results: Results, num_requests: int
+        self, batch: BatchFile, engine: RunningEngine, index: LineIndex, results: Results
     ) -> None:
-        with RequestSpool() as spool:
+        with RequestSpool(self._files.work_dir) as spool:
             with self._timed("prepare"):
-                with Progress("preparing", num_requests) as progress:
-                    prepare(batch, engine, spool, results, progress)
+                with Progress("preparing", index.num_pending) as progress:
+                    prepare(index.accepted(), engine, spool, results, progress)
                 if not len(spool):
                     return
-                self._plan = plan(spool, order=self._config.order)
-            with self._timed("generate"), Progress("running", len(spool)) as progress:
-                window, schedule = self._config.window, self._plan.schedule
-                engine.run(feed(batch, engine, spool, schedule, results, progress, window=window))
+            asyncio.run(self._generate(batch, engine, spool, results))
+
+    async def _generate(
+        self, batch: BatchFile, engine: RunningEngine, spool: RequestSpool, results: Results
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with self._stop.calls(task.cancel):
+            async with AsyncExitStack() as stack:
+                with self._timed("start_engine"):
+                    await stack.enter_async_context(engine)
+                facts = engine.facts()
+                with self._timed("prepare"):
+                    plan = JobPlan(spool.table(), facts, order=self._config.order)
+                self._plan = plan
+                with self._timed("generate"), Progress("running", len(spool)) as progress:
+                    await run_planned(
+                        batch, engine, spool, plan, results, progress,
+                        window=self._config.window_for(facts.max_running_requests),
+                        stop=self._stop,
+                        drain_timeout_s=self._config.drain_timeout,
+                    )  # fmt: skip
+
+    @property
+    def _num_not_run(self) -> int:
+        return self._num_lines - self._earlier.total - self._tally.total
 
     def _summary(self) -> Summary:
-        tally, made = self._tally, self._plan
+        tally = self._earlier + self._tally
+        made, stopped_by = self._plan, self._stop.first_signal
+        planned = made if made is not None and made.is_made else None
         return Summary(
             file=str(self._files.file),
             output=str(self._files.output),
             error_file=str(self._files.error_file),
-            order=self._config.order,
+            order=planned.schedule.order if planned else self._config.order,
+            order_reason=planned.schedule.reason if planned else "",
+            sampled=len(made.sample) if made else 0,
+            sample_skipped=made.sample_skipped if made else "",
             complete=self._complete,
             ok=tally.ok,
             failed=tally.failed,
             failed_by_code=dict(tally.failed_by_code),
-            not_run=self._num_lines - tally.ok - tally.failed,
+            not_run=self._num_not_run,
+            resumed_ok=self._earlier.ok,
+            resumed_failed=self._earlier.failed,
+            stopped_by=stopped_by.name if stopped_by and not self._complete else None,
+            num_restarts=self._engine.num_restarts if self._engine else 0,
+            num_retries=self._engine.num_retries if self._engine else 0,
             prompt_tokens=tally.prompt_tokens,
             cached_tokens=tally.cached_tokens,
             output_tokens=tally.output_tokens,
-            sharing_possible=made.workload.tree.sharing_possible if made else 0.0,
-            sharing_kept_planned=made.schedule.sharing_kept if made else 1.0,
+            run_tokens=self._tally.prompt_tokens + self._tally.output_tokens,
+            sharing_possible=made.tree.sharing_possible if made else 0.0,
+            sharing_kept_planned=planned.schedule.sharing_kept if planned else 1.0,
+            read_s=self._seconds["read"],
             start_engine_s=self._seconds["start_engine"],
             prepare_s=self._seconds["prepare"],
             generate_s=self._seconds["generate"],
             wall_s=time.monotonic() - self._started_at,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             config=self._config.to_json(),
         )
+
+    def _finished_earlier(self, summary: Summary) -> Summary:
+        """The same counts, with nothing done by this run."""
+        logger.info("%s: finished earlier, nothing to do.", self._files.output)
+        again = replace(
+            summary,
+            resumed_ok=summary.ok,
+            resumed_failed=summary.failed,
+            run_tokens=0,
+            read_s=0.0,
+            start_engine_s=0.0,
+            prepare_s=0.0,
+            generate_s=0.0,
+            wall_s=time.monotonic() - self._started_at,
+            config=self._config.to_json(),
+        )
+        if size_of(self._files.summary_file) is None:
+            self._save(summary)
+        return again
+
+    def _save(self, summary: Summary) -> None:
+        """The summary is said on the screen too: where it cannot be saved, the results still count."""
+        try:
+            summary.save(self._files.summary_file)
+        except OSError as e:
+            logger.error("%s cannot be written (%s).", self._files.summary_file, e.strerror or e)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -1,109 +1,148 @@
-"""Result files: whole lines appended, on disk within a second.
+"""The two result files of a job: answers, and everything refused or failed.
 
-The output file holds the answers, the error file everything refused or failed. A line is written in one
-piece; a crash can tear at most the last one. Line order is the order of finishing: match on custom_id.
+Line order is the order of finishing: match on custom_id. A thread puts what was written on disk every
+`--fsync-interval` seconds, so neither the engine nor the next line waits for the disk.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
-from typing import IO
+import json
+import logging
+import threading
+from collections.abc import Callable
 
 import orjson
 
-from sglang_blend.errors import ConfigError
+from sglang_blend.errors import OutputError
+from sglang_blend.job.journal import Journal
 from sglang_blend.job.records import Record
 
-FSYNC_INTERVAL_S = 1.0
-
-
-class LineWriter:
-    """Appends records to one file as JSON lines; fsync at most once a second and at close."""
-
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
-        """Create `path`.
-
-        Raises:
-            ConfigError: it exists and `overwrite` is off, or it cannot be written.
-        """
-        self.path = path
-        self.num_records = 0
-        self._dirty = False
-        self._synced_at = time.monotonic()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = path.open("wb" if overwrite else "xb", buffering=0)
-        except FileExistsError as e:
-            raise ConfigError(
-                f"{path} exists already: move it, name another file, or pass --overwrite to replace it."
-            ) from e
-        except OSError as e:
-            raise ConfigError(f"{path} cannot be written ({e.strerror}): name another file.") from e
-
-    def write(self, record: Record) -> None:
-        """Append one record; OSError (a full disk) goes to the caller."""
-        line = memoryview(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS))
-        while line:
-            line = line[self._file.write(line) :]
-        self.num_records += 1
-        self._dirty = True
-        if time.monotonic() - self._synced_at >= FSYNC_INTERVAL_S:
-            self.sync()
-
-    def sync(self) -> None:
-        """Put what was written on disk."""
-        if self._dirty:
-            os.fsync(self._file.fileno())
-            self._dirty = False
-        self._synced_at = time.monotonic()
-
-    def close(self) -> None:
-        """Sync and close."""
-        if not self._file.closed:
-            self.sync()
-            self._file.close()
+logger = logging.getLogger(__name__)
 
 
 class JobOutput:
-    """The two result files of a job; a context manager that closes both.
+    """Both files. A context manager that claims them, and closes what it has opened.
 
     A job that fails before its first record leaves no files: the corrected command can be given as it is.
     """
 
-    def __init__(self, output: Path, errors: Path, *, overwrite: bool) -> None:
-        """Create both files.
-
-        Raises:
-            ConfigError: one exists and `overwrite` is off, or cannot be written.
-        """
-        if not overwrite and errors.exists():
-            raise ConfigError(
-                f"{errors} exists already: move it, name another file, or pass --overwrite to replace it."
-            )
-        self.answers = LineWriter(output, overwrite=overwrite)
-        try:
-            self.errors = LineWriter(errors, overwrite=overwrite)
-        except ConfigError:
-            self.answers.close()
-            raise
+    def __init__(self, answers: Journal, errors: Journal, *, fsync_interval_s: float) -> None:
+        self._answers = answers
+        self._errors = errors
+        self._sync_thread = _SyncThread(self._tick, fsync_interval_s)
+        self.num_records = 0
 
     def __enter__(self) -> JobOutput:
+        """Nobody else writes these files from now on.
+
+        Raises:
+            ConfigError: a file cannot be written, or another job is writing it.
+        """
+        self._answers.claim()
+        try:
+            self._errors.claim()
+        except BaseException:
+            self._answers.close()
+            self._answers.remove_empty()
+            raise
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
-        self.close()
+        self._sync_thread.stop()
+        try:
+            self._close()
+        except OutputError as e:
+            if exc_type is None:
+                raise
+            logger.error("%s", e)
         if exc_type is not None and not self.num_records:
-            self.answers.path.unlink()
-            self.errors.path.unlink()
+            self._answers.remove_empty()
+            self._errors.remove_empty()
 
-    @property
-    def num_records(self) -> int:
-        """Records in both files."""
-        return self.answers.num_records + self.errors.num_records
+    def open(self, keep_answers: bytearray, keep_errors: bytearray) -> None:
+        """Take out the lines without a flag and get ready to append.
 
-    def close(self) -> None:
-        """Sync and close both files."""
-        self.answers.close()
-        self.errors.close()
+        Raises:
+            OutputError: the lines cannot be taken out.
+        """
+        self.num_records = keep_answers.count(1) + keep_errors.count(1)
+        self._answers.open(keep_answers)
+        self._errors.open(keep_errors)
+        self._sync_thread.start()
+
+    def write_answer(self, record: Record) -> None:
+        """Append one record to the output.
+
+        Raises:
+            OutputError: it cannot be written any more.
+        """
+        self._write(self._answers, record)
+
+    def write_error(self, record: Record) -> None:
+        """Append one record to the error file.
+
+        Raises:
+            OutputError: it cannot be written any more.
+        """
+        self._write(self._errors, record)
+
+    def sync(self) -> None:
+        """Put both files on disk."""
+        self._answers.sync()
+        self._errors.sync()
+
+    def _write(self, journal: Journal, record: Record) -> None:
+        self._sync_thread.raise_failure()
+        journal.append(_line(record))
+        self.num_records += 1
+
+    def _tick(self) -> None:
+        self._answers.tick()
+        self._errors.tick()
+
+    def _close(self) -> None:
+        try:
+            self._answers.close()
+        finally:
+            self._errors.close()
+
+
+def _line(record: Record) -> bytes:
+    """JSON with its \\n. What UTF-8 cannot carry (half a surrogate pair in a model's text) becomes `?`."""
+    try:
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+class _SyncThread:
+    """Calls `tick` every few seconds; its first failure is kept for the thread that writes."""
+
+    def __init__(self, tick: Callable[[], None], interval_s: float) -> None:
+        self._tick = tick
+        self._interval_s = interval_s
+        self._failure: OutputError | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="result-files", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when no tick is under way any more; it may never have been started."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the thread."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            try:
+                self._tick()
+            except OutputError as e:
+                self._failure = e
+                return

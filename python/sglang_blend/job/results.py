@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from sglang_blend.job.engine import Answer
+from sglang_blend.job.engine import Answer, Failure
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.output import JobOutput
-from sglang_blend.job.records import Rejection, rejection_record, response_record
+from sglang_blend.job.records import (
+    Rejection,
+    failure_record,
+    refused_record,
+    rejection_record,
+    response_record,
+)
 from sglang_blend.job.summary import Tally
 
 
@@ -18,20 +24,26 @@ class Results:
 
     def refuse(self, rejection: Rejection) -> None:
         """A line that never reached the engine."""
-        self._output.errors.write(rejection_record(rejection))
+        self._output.write_error(rejection_record(rejection))
         self._tally.add_rejection(rejection)
 
     def answer(self, line: BatchLine, answer: Answer) -> None:
         """What the engine said: into the output if it is an answer, into the error file if a refusal."""
-        record = response_record(line.custom_id, answer.status_code, answer.body)
         if answer.status_code == 200:
-            self._output.answers.write(record)
+            self._output.write_answer(response_record(line.custom_id, answer.status_code, answer.body))
             self._tally.add_answer(answer)
         else:
-            self._output.errors.write(record)
+            self._output.write_error(
+                refused_record(line.custom_id, line.line_number, answer.status_code, answer.body)
+            )
             self._tally.add_refused_answer(answer)
+
+    def fail(self, line: BatchLine, failure: Failure) -> None:
+        """A request that the engine could not answer."""
+        record = failure_record(line.custom_id, failure.code, failure.message, line.line_number)
+        self._output.write_error(record)
+        self._tally.add_failure(failure)
 
     def sync(self) -> None:
         """Put both files on disk."""
-        self._output.answers.sync()
-        self._output.errors.sync()
+        self._output.sync()

@@ -1,6 +1,6 @@
 """One offline job: prepare all lines, plan them, feed the engine in that order.
 
-    scan -> prepare (tokens into the spool) -> plan -> feed with a bounded window -> write as they finish
+    lines -> prepare (tokens into the spool) -> sample -> plan -> feed with a bounded window -> write
 
 Every line ends as exactly one record, in the output or in the error file. Interrupted, the job keeps what
 is finished and says how many requests did not run.
@@ -9,93 +9,133 @@ is finished and says how many requests did not run.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-from sglang_blend.core import PlanConfig, Schedule, make_schedule, make_workload
-from sglang_blend.core.workload import Workload
-from sglang_blend.job.engine import Engine
+from sglang_blend.job.engine import Engine, Failure
 from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.records import Rejection
 from sglang_blend.job.results import Results
 from sglang_blend.job.spool import RequestSpool
+from sglang_blend.job.stop import Stop
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The order of a job and what it was made from."""
-
-    workload: Workload
-    schedule: Schedule
-
-
-def count_lines(batch: BatchFile, results: Results) -> int:
-    """First pass, before any engine: refuse lines with a bad envelope; returns the number of good ones."""
-    num_good = 0
-    for item in batch.scan():
-        if isinstance(item, BatchLine):
-            num_good += 1
-        else:
-            results.refuse(item)
-    return num_good
+logger = logging.getLogger(__name__)
 
 
 def prepare(
-    batch: BatchFile, engine: Engine, spool: RequestSpool, results: Results, progress: Progress
+    lines: Iterable[BatchLine], engine: Engine, spool: RequestSpool, results: Results, progress: Progress
 ) -> None:
-    """Second pass: tokenize every line with a good envelope, refuse those whose body is not right."""
-    for item in batch.scan():
-        if not isinstance(item, BatchLine):
-            continue
-        prepared = engine.prepare(item)
+    """Tokenize every line; refuse those whose body the engine does not take."""
+    for line, prepared in engine.prepare(lines):
         if isinstance(prepared, Rejection):
             results.refuse(prepared)
         else:
-            spool.append(item, prepared)
+            spool.append(line, prepared)
         progress.add()
 
 
-def plan(spool: RequestSpool, *, order: str) -> Plan:
-    """Order the prepared requests by an order that needs no cost model."""
-    config = PlanConfig(order=order)
-    workload = make_workload(spool.table(), None, config)
-    return Plan(workload=workload, schedule=make_schedule(workload.table, None, config, workload=workload))
-
-
-async def feed(
+async def run_planned(
     batch: BatchFile,
     engine: Engine,
     spool: RequestSpool,
-    schedule: Schedule,
+    plan: JobPlan,
     results: Results,
     progress: Progress,
     *,
     window: int,
+    stop: Stop,
+    drain_timeout_s: float,
+    send_hints: bool = True,
 ) -> None:
-    """Run all requests in planned order, at most `window` at a time; write each as it finishes.
+    """Run the sample, plan, run the rest in planned order; write each request as it finishes.
+
+    At most `window` requests are with the engine at a time. When `stop` hears a signal, no more are started
+    and those in flight have `drain_timeout_s` to finish; at the second signal they are given up. Then some
+    requests have no record, which is all the caller sees of it.
 
     Raises:
-        EngineError: the engine died; what had finished is written.
-        asyncio.CancelledError: interrupted; the same.
+        EngineError: the engine died for good; what had finished is written.
     """
+    loop = asyncio.get_running_loop()
     free = asyncio.Semaphore(window)
+    limit = asyncio.timeout(None)
+
+    def is_stopping() -> bool:
+        return limit.when() is not None
+
+    def on_signal() -> None:
+        if is_stopping():
+            limit.reschedule(loop.time())
+            return
+        logger.info("Stopping: waiting %.0f s at most for what is in flight.", drain_timeout_s)
+        limit.reschedule(loop.time() + drain_timeout_s)
+        free.release()  # wakes `_feed`, should it be waiting
 
     async def run_one(row: int) -> None:
+        offset, number = spool.position(row)
+        line = batch.line(offset, number)
+        answer = await engine.answer(line, spool.token_ids(row), plan.hints(row) if takes_hints else None)
+        if isinstance(answer, Failure):
+            results.fail(line, answer)
+            progress.add()
+            return
+        results.answer(line, answer)
+        if answer.status_code == 200:
+            plan.observe(row, answer.output_tokens)
+        progress.add(answer.prompt_tokens + answer.output_tokens)
+
+    takes_hints = send_hints and engine.facts().takes_hints
+    try:
+        with stop.calls(on_signal):
+            async with limit:
+                sampled = plan.sample.tolist()
+                await _feed(sampled, run_one, free, is_stopping)
+                await asyncio.to_thread(plan.make)
+                first = set(sampled)
+                rest = [row for row in plan.schedule.sequence.tolist() if row not in first]
+                await _feed(rest, run_one, free, is_stopping, before_each=_renewal(plan))
+    except TimeoutError:
+        logger.info("What was still in flight is given up.")
+    finally:
+        results.sync()
+
+
+def _renewal(plan: JobPlan) -> Callable[[], Awaitable[None]]:
+    async def renew() -> None:
+        if plan.wants_renewal:
+            await asyncio.to_thread(plan.renew)
+
+    return renew
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def _feed(
+    rows: Sequence[int],
+    run_one: Callable[[int], Awaitable[None]],
+    free: asyncio.Semaphore,
+    is_stopping: Callable[[], bool],
+    before_each: Callable[[], Awaitable[None]] = _nothing,
+) -> None:
+    """Run the rows in this order, as `free` allows; returns when all that were started have finished."""
+
+    async def run_and_free(row: int) -> None:
         try:
-            offset, number = spool.position(row)
-            line = batch.line(offset, number)
-            answer = await engine.answer(line, spool.token_ids(row))
-            results.answer(line, answer)
-            progress.add(answer.prompt_tokens + answer.output_tokens)
+            await run_one(row)
         finally:
             free.release()
 
     try:
         async with asyncio.TaskGroup() as group:
-            for row in schedule.sequence.tolist():
+            for row in rows:
                 await free.acquire()
-                group.create_task(run_one(row))
+                if is_stopping():
+                    break
+                await before_each()
+                group.create_task(run_and_free(row))
     except BaseExceptionGroup as failures:  # the first failure cancelled the others
         raise failures.exceptions[0] from failures
-    finally:
-        results.sync()

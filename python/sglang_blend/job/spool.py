@@ -9,20 +9,23 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Sequence
-from typing import IO
+from pathlib import Path
 
 import numpy as np
 
 from sglang_blend.core import RequestTable
 from sglang_blend.job.engine import Prepared
 from sglang_blend.job.input import BatchLine
+from sglang_blend.job.source import discard, room_in, temporary_file
 
 
 class RequestSpool:
     """Collects prepared requests in file order: row `i` is the `i`-th of them. A context manager."""
 
-    def __init__(self) -> None:
-        self._tokens: IO[bytes] = tempfile.TemporaryFile(prefix="sglang-blend-tokens-")  # noqa: SIM115
+    def __init__(self, work_dir: Path | None = None) -> None:
+        """Args: work_dir: for the token file, which has no name and goes with the process."""
+        self._work_dir = work_dir or Path(tempfile.gettempdir())
+        self._tokens = temporary_file(self._work_dir)
         self._offsets = array("q", [0])
         self._max_new_tokens = array("q")
         self._fixed_output = array("b")
@@ -36,15 +39,20 @@ class RequestSpool:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._tokens.close()
+        discard(self._tokens)
 
     def __len__(self) -> int:
         return len(self._line_number)
 
     def append(self, line: BatchLine, prepared: Prepared) -> None:
-        """Add one request. Not after `table()`."""
+        """Add one request. Not after `table()`.
+
+        Raises:
+            OutputError: the disk of the work directory is full.
+        """
         assert self._token_ids is None, "the spool is closed for appending"
-        np.asarray(prepared.token_ids, np.int32).tofile(self._tokens)
+        with room_in(self._work_dir):
+            self._tokens.write(np.asarray(prepared.token_ids, np.int32).tobytes())
         self._offsets.append(self._offsets[-1] + len(prepared.token_ids))
         self._max_new_tokens.append(prepared.max_new_tokens)
         self._fixed_output.append(prepared.fixed_output)
@@ -56,7 +64,8 @@ class RequestSpool:
 
     def table(self) -> RequestTable:
         """All requests, for the planner. The arrays live as long as the spool is open."""
-        self._tokens.flush()
+        with room_in(self._work_dir):
+            self._tokens.flush()
         if self._offsets[-1]:
             self._token_ids = np.memmap(self._tokens, dtype=np.int32, mode="r")
         else:

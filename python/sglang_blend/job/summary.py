@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import orjson
 
-from sglang_blend.job.engine import Answer
-from sglang_blend.job.records import Rejection
+from sglang_blend.job.engine import Answer, Failure
+from sglang_blend.job.records import REFUSED, Record, Rejection, error_of, is_refusal
+from sglang_blend.location import Location, replace_small
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """Counts that grow as requests finish; the only mutable part of a job's bookkeeping."""
+    """Counts that grow as requests finish; the only mutable part of a job's bookkeeping.
+
+    `num_unsettled` is how many of the failed lines could end differently when they are tried again.
+    """
 
     ok: int = 0
     failed_by_code: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    num_unsettled: int = 0
 
     def add_answer(self, answer: Answer) -> None:
         """Count an answer with status 200."""
@@ -35,42 +38,92 @@ class Tally:
         """Count an answer with a status other than 200."""
         code = answer.body["error"]["code"] or answer.status_code
         self.failed_by_code[str(code)] += 1
+        self.num_unsettled += answer.status_code != REFUSED
+
+    def add_answer_record(self, record: Record) -> None:
+        """Count an answer of an earlier run by its record."""
+        body = record["response"].get("body")
+        usage = (body.get("usage") if isinstance(body, dict) else None) or {}
+        self.ok += 1
+        self.prompt_tokens += usage.get("prompt_tokens") or 0
+        self.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        self.output_tokens += usage.get("completion_tokens") or 0
+
+    def add_error_record(self, record: Record) -> None:
+        """Count a failed line of an earlier run by its record."""
+        code = error_of(record).get("code") or (record.get("response") or {}).get("status_code")
+        self.failed_by_code[str(code)] += 1
+        self.num_unsettled += not is_refusal(record)
+
+    def add_failure(self, failure: Failure) -> None:
+        """Count a request that got no answer."""
+        self.failed_by_code[failure.code] += 1
+        self.num_unsettled += 1
 
     def add_rejection(self, rejection: Rejection) -> None:
         """Count a refused line."""
         self.failed_by_code[rejection.code] += 1
+        self.num_unsettled += rejection.status_code != REFUSED
 
     @property
     def failed(self) -> int:
         return self.failed_by_code.total()
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.failed
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Tally)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The end of a job. Times in seconds; `generate_s` is first submit to last result (the makespan).
 
+    Counts and tokens are those of the whole job; `resumed_ok` and `resumed_failed` say how many of the lines
+    were finished by earlier runs, `run_tokens` how many prompt and output tokens this run alone took.
+    `peak_memory_bytes` is the largest resident memory of the process that reads, plans and writes.
+
+    `start_engine_s` is how long the job had to wait for the engine; the model loads while requests are
+    prepared. `stopped_by` names the signal that ended the job before its time. `num_restarts` counts the
+    engines started in place of dead ones, `num_retries` the requests sent again because of that; requests
+    that killed the engine are in `failed_by_code["engine_crash"]`.
+
     `sharing_possible` is the share (0 to 1) of prompt tokens that the prefix tree of the accepted lines
-    shares; `cached_tokens / prompt_tokens` is what the engine's radix cache really served.
+    shares; `cached_tokens / prompt_tokens` is what the engine's radix cache really served. `sampled` requests
+    ran first to learn output lengths; if none, `sample_skipped` says why.
     """
 
     file: str
     output: str
     error_file: str
     order: str
+    order_reason: str
+    sampled: int
+    sample_skipped: str
     complete: bool
     ok: int
     failed: int
     failed_by_code: dict[str, int]
     not_run: int
+    resumed_ok: int
+    resumed_failed: int
+    stopped_by: str | None
+    num_restarts: int
+    num_retries: int
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    run_tokens: int
     sharing_possible: float
     sharing_kept_planned: float
+    read_s: float
     start_engine_s: float
     prepare_s: float
     generate_s: float
     wall_s: float
+    peak_memory_bytes: int
     config: dict[str, Any]
 
     @property
@@ -80,24 +133,38 @@ class Summary:
 
     @property
     def tokens_per_s(self) -> float:
-        """Prompt and output tokens over `generate_s`."""
-        return (self.prompt_tokens + self.output_tokens) / self.generate_s if self.generate_s else 0.0
+        """Prompt and output tokens of this run over `generate_s`."""
+        return self.run_tokens / self.generate_s if self.generate_s else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "sharing_achieved": self.sharing_achieved, "tokens_per_s": self.tokens_per_s}
 
-    def save(self, path: Path) -> None:
-        """Write JSON under a temporary name, then rename."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(orjson.dumps(self.to_json(), option=orjson.OPT_INDENT_2) + b"\n")
-        temporary.replace(path)
+    def save(self, place: Location) -> None:
+        """Write JSON, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        replace_small(place, orjson.dumps(self.to_json(), option=orjson.OPT_INDENT_2) + b"\n")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Summary:
+        """What `to_json` gave."""
+        names = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
 
     def text(self) -> str:
         """A few lines for the screen."""
         title = "finished" if self.complete else f"stopped with {self.not_run} requests not run"
         reasons = ", ".join(f"{code} {n}" for code, n in sorted(self.failed_by_code.items()))
+        resumed = self.resumed_ok + self.resumed_failed
         rows = [
-            ("requests", f"{self.ok} ok, {self.failed} failed" + (f" ({reasons})" if reasons else "")),
+            (
+                "requests",
+                f"{self.ok} ok, {self.failed} failed"
+                + (f" ({reasons})" if reasons else "")
+                + (f"; {resumed} of them finished earlier" if resumed else ""),
+            ),
             (
                 "tokens",
                 f"{self.prompt_tokens:,} prompt ({self.cached_tokens:,} from the cache), "
@@ -114,8 +181,19 @@ class Summary:
                 f"prepare {self.prepare_s:.1f}, generate {self.generate_s:.1f}",
             ),
             ("throughput", f"{self.tokens_per_s:,.0f} tok/s (prompt and output, while generating)"),
+            ("memory", f"{self.peak_memory_bytes / 2**30:.2f} GiB at most, beside the engine's processes"),
             ("output", self.output),
         ]
+        if self.order_reason:
+            rows.insert(3, ("order", self.order_reason))
+        if self.sampled:
+            rows.insert(3, ("sample", f"{self.sampled} requests ran first to learn output lengths"))
+        elif self.sample_skipped:
+            rows.insert(3, ("sample", f"none: {self.sample_skipped}"))
+        if self.num_restarts:
+            rows.insert(
+                1, ("engine", f"{self.num_restarts} restarts, {self.num_retries} requests sent again")
+            )
         if self.failed:
             rows.append(("errors", self.error_file))
         return "\n".join([f"Job {title}.", *(f"  {name:<11}{value}" for name, value in rows)])

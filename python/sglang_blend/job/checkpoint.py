@@ -1,0 +1,176 @@
+"""Whether a job begins, goes on or is finished: its result files and the identity beside them.
+
+checkpoint = Checkpoint(config, files, engine_argv)
+checkpoint.finished()                    # the summary of a job that is done; nothing is read
+checkpoint.identify(batch)               # results of another job stop this one here
+output, earlier = checkpoint.open(index) # what is done is marked in the index
+checkpoint.finish(summary, ...)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from sglang_blend.config import JobConfig, JobFiles
+from sglang_blend.errors import ConfigError
+from sglang_blend.job.earlier import Recovered, numbers_of_answers, numbers_of_errors, recover
+from sglang_blend.job.engine_flags import answer_flags, flags_digest
+from sglang_blend.job.identity import Finished, JobIdentity, load_identity
+from sglang_blend.job.input import BatchFile
+from sglang_blend.job.line_index import LineIndex
+from sglang_blend.job.output import JobOutput
+from sglang_blend.job.records import Record, is_refusal
+from sglang_blend.job.result_file import ResultFile
+from sglang_blend.job.source import stamp_of
+from sglang_blend.job.summary import Summary, Tally
+from sglang_blend.location import Location, remove, size_of
+
+
+class Checkpoint:
+    """The state that a job finds and leaves on the storage."""
+
+    def __init__(self, config: JobConfig, files: JobFiles, engine_argv: Sequence[str]) -> None:
+        self._config = config
+        self._files = files
+        self._answers = ResultFile(files.output, files.work_dir, as_parquet=files.output_format == "parquet")
+        self._errors = ResultFile(files.error_file, files.work_dir, as_parquet=False)
+        self.output = JobOutput(self._answers, self._errors, fsync_interval_s=config.fsync_interval)
+        self._is_open = False
+        with _readable(files.identity_file):
+            self._known = None if config.overwrite else load_identity(files.identity_file)
+        self._identity = JobIdentity(
+            input_sha256="",  # set by identify
+            input_stamp=stamp_of(files.file),
+            reading=config.reading.to_json(),
+            flags=answer_flags(engine_argv),
+            refusals=[*_versions(), flags_digest(engine_argv)],
+        )
+
+    def finished(self) -> Summary | None:
+        """What was said at the end of this job, where there is nothing left to do."""
+        known, mine = self._known, self._identity
+        if known is None or known.finished is None or not self._config.resume:
+            return None
+        same = mine.input_stamp is not None and known.input_stamp == mine.input_stamp
+        with _readable(self._files.output):
+            if not same or known.finished.sizes != self._sizes():
+                return None
+        if replace(mine, input_sha256=known.input_sha256).difference(known) is not None:
+            return None
+        if known.finished.summary["failed"] and not self._config.keep_errors:
+            may_help = known.finished.num_unsettled or known.refusals != mine.refusals
+            if self._config.retry_errors or may_help:
+                return None
+        if self._config.sort_output and not known.finished.sorted:
+            return None
+        return Summary.from_json(known.finished.summary)
+
+    def identify(self, batch: BatchFile) -> None:
+        """Look at the input and hold it against the results that are there.
+
+        Raises:
+            ConfigError: they are not this job's, or may not be touched.
+        """
+        self._identity = replace(self._identity, input_sha256=batch.sha256())
+        with _readable(self._files.output):
+            existing = [file.place for file in (self._answers, self._errors) if file.exists()]
+        if self._config.overwrite or not existing:
+            self._known = None
+            return
+        choice = "pass --overwrite to replace it, or name another --output"
+        if not self._config.resume:
+            raise ConfigError(f"{existing[0]} exists already: {choice}.")
+        if self._known is None:
+            raise ConfigError(
+                f"{existing[0]} exists already, and no {self._files.identity_file} says that it is this "
+                f"job's: {choice}."
+            )
+        difference = self._identity.difference(self._known)
+        if difference is not None:
+            raise ConfigError(f"{existing[0]} belongs to another job ({difference}): {choice}.")
+
+    def open(self, index: LineIndex) -> Tally:
+        """Read what earlier runs finished into `index`, and open `output` for the rest.
+
+        Returns:
+            The counts of what is in the files.
+
+        Raises:
+            ConfigError: the identity cannot be written.
+            OutputError: a damaged file cannot be mended.
+        """
+        found = Recovered(bytearray(), bytearray(), Tally())
+        if self._known is not None:
+            found = recover(index, self._answers, self._errors, is_final=self._is_final)
+            if self._config.keep_errors:  # they are what the earlier flags said
+                self._identity = replace(self._identity, refusals=self._known.refusals)
+        if isinstance(self._files.summary_file, Path):
+            with contextlib.suppress(OSError):  # told when the summary is saved
+                self._files.summary_file.parent.mkdir(parents=True, exist_ok=True)
+        self._is_open = True
+        self.output.open(found.keep_answers, found.keep_errors)
+        self._identity.save(self._files.identity_file)
+        return found.tally
+
+    def finish_files(self, index: LineIndex) -> None:
+        """Bring both files into the form they were asked for. They are closed.
+
+        Raises:
+            OutputError: one cannot be written; its records stay where they are.
+        """
+        ordered = self._config.sort_output
+        self._answers.finish(partial(numbers_of_answers, index) if ordered else None)
+        self._errors.finish(numbers_of_errors if ordered else None)
+
+    def finish(self, summary: Summary, num_unsettled: int) -> None:
+        """Note the end of the job, so that running it again takes no time. After `finish_files`."""
+        finished = Finished(
+            sizes=self._sizes(),
+            sorted=self._config.sort_output,
+            num_unsettled=num_unsettled,
+            summary=summary.to_json(),
+        )
+        replace(self._identity, finished=finished).save(self._files.identity_file)
+
+    @property
+    def growing(self) -> Location:
+        """Where answers are while the job is not done."""
+        return self._answers.growing
+
+    def forget(self) -> None:
+        """Leave nothing of a job that was opened and wrote no record."""
+        if self._is_open:
+            remove(self._files.identity_file)
+
+    def _is_final(self, record: Record) -> bool:
+        if self._config.keep_errors or self._config.retry_errors:
+            return self._config.keep_errors
+        assert self._known is not None, "there are records to judge"
+        return is_refusal(record) and self._known.refusals == self._identity.refusals
+
+    def _sizes(self) -> dict[str, int]:
+        places = (self._files.output, self._files.error_file)
+        return {place.name: size_of(place) or 0 for place in places}
+
+
+@contextlib.contextmanager
+def _readable(place: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise ConfigError(f"{place} cannot be read ({e.strerror or e}): mend that, or name another.") from e
+
+
+def _versions() -> list[str]:
+    versions = []
+    for package in ("sglang-blend", "sglang"):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} absent")
+    return versions

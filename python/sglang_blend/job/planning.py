@@ -1,0 +1,144 @@
+"""The plan of a job: which requests run first to learn output lengths, in which order the rest runs, and
+what each carries to the scheduler.
+
+    plan = JobPlan(table, facts, order="auto")
+    plan.sample                      # rows to run first; their results are kept
+    plan.observe(row, output_len)    # as requests finish
+    plan.make()                      # after the sample
+    plan.sequence, plan.hints(row)
+
+Estimates are renewed while the job runs, so a request that is fed late carries what the early ones taught.
+
+Source: BlendServe, arXiv:2411.16102, sections 5.1 (sampling) and 5.4 (online adaptation).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sglang_blend.core import (
+    CostModel,
+    OutputLengths,
+    PlanConfig,
+    RequestTable,
+    Schedule,
+    build_prefix_tree,
+    choose_sample,
+    make_schedule,
+)
+from sglang_blend.core.cost import IntArray
+from sglang_blend.core.workload import Workload
+from sglang_blend.job.engine import EngineFacts
+from sglang_blend.perf.device import cost_of_engine
+from sglang_blend.perf.engine_config import EngineConfig
+from sglang_blend.perf.predict import MakespanPredictor
+from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.scheduling.planned import PlannedHints
+
+# With fewer requests of unknown length a sample would be most of the time that it could save.
+LEAST_TO_SAMPLE = 1000
+# `auto` simulates at most about this many requests of a job: seconds, while the engine would wait.
+_SIMULATED = 4000
+# Estimates are renewed whenever this part more of the job has finished.
+_RENEW_RATIO = 0.05
+
+
+class JobPlan:
+    """Made once per job; `observe` and `renew` adapt the estimates, never the order."""
+
+    def __init__(self, table: RequestTable, facts: EngineFacts | None, *, order: str, seed: int = 0) -> None:
+        """Sort the prompts and choose the sample; the order comes with `make`.
+
+        Args:
+            facts: of the engine; None leaves only orders that need no cost model.
+        """
+        page_size = 1 if facts is None else facts.page_size
+        self._config = PlanConfig(order=order, seed=seed, page_size=page_size)
+        self._cost = None if facts is None else _cost(facts)
+        self._table = table
+        self.tree = build_prefix_tree(table, page_size=page_size)
+        self._lengths = OutputLengths(table, self.tree, self._config)
+        self._num_observed, self._num_at_renewal = 0, 0
+        self.sample, self.sample_skipped = self._choose_sample()
+        self._hints: PlannedHints | None = None
+        self._schedule: Schedule | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """The order; after `make`."""
+        assert self._schedule is not None, "make() comes first"
+        return self._schedule
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is an order yet."""
+        return self._schedule is not None
+
+    @property
+    def cost(self) -> CostModel | None:
+        """The cost model it was made with."""
+        return self._cost
+
+    def make(self) -> None:
+        """Plan with what has been observed so far; seconds for a million requests."""
+        lengths = self._lengths.estimate()
+        workload = Workload(table=self._table, tree=self.tree, lengths=lengths, cost=self._cost)
+        predict = None
+        if isinstance(self._cost, RooflineCost):
+            predict = MakespanPredictor(
+                self._table,
+                self._cost,
+                EngineConfig(admission="peak", eviction="demand"),
+                tree=self.tree,
+                max_requests=_SIMULATED,
+                seed=self._config.seed,
+            )
+        self._schedule = make_schedule(
+            self._table, self._cost, self._config, predict=predict, workload=workload
+        )
+        self._hints = PlannedHints(workload, self._schedule)
+
+    def hints(self, row: int) -> dict[str, Any] | None:
+        """What this request carries to the scheduler; None before `make`."""
+        return None if self._hints is None else self._hints.of(row).to_json()
+
+    def observe(self, row: int, output_len: int) -> None:
+        """A request has finished."""
+        self._lengths.observe(np.array([row], np.int64), np.array([output_len], np.int64))
+        self._num_observed += 1
+
+    @property
+    def wants_renewal(self) -> bool:
+        """Whether enough has finished since the estimates were made to make them again."""
+        since = self._num_observed - self._num_at_renewal
+        return self._hints is not None and since >= max(_RENEW_RATIO * self._table.n, 8)
+
+    def renew(self) -> None:
+        """Estimate the output lengths again; the order stays."""
+        assert self._hints is not None, "make() comes first"
+        self._num_at_renewal = self._num_observed
+        self._hints.lengths = self._lengths.estimate()
+
+    def _choose_sample(self) -> tuple[IntArray, str]:
+        """Rows to run first, or none and why."""
+        none = np.empty(0, np.int64)
+        num_unknown = int((~self._table.fixed_output).sum())
+        if num_unknown == 0:
+            return none, "every output length is fixed"
+        if num_unknown < LEAST_TO_SAMPLE:
+            return none, f"only {num_unknown} requests of unknown length; the scheduler learns as they finish"
+        if self._config.order in ("fcfs", "random", "dfs"):
+            return none, f"order {self._config.order} does not look at lengths"
+        rng = np.random.default_rng(self._config.seed)
+        return choose_sample(self._table, self.tree, self._config.sample_ratio, rng), ""
+
+
+def _cost(facts: EngineFacts) -> RooflineCost | None:
+    return cost_of_engine(
+        facts.model_config,
+        facts.device_name,
+        tp_size=facts.tp_size,
+        kv_pool_tokens=facts.kv_pool_tokens,
+    )

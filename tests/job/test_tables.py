@@ -1,0 +1,135 @@
+"""Tables of prompts: rows become batch lines, columns become parameters, a bad row costs that row."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from job.echo_engine import EchoEngine
+from job.test_offline import read
+from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.errors import ConfigError, InputError
+from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.reading import Reading
+from sglang_blend.job.records import Rejection
+
+
+def items_of(path: Path, **reading: Any) -> list[BatchLine | Rejection]:
+    with BatchFile(path, reading=Reading(**reading)) as batch:
+        return list(batch.scan())
+
+
+def table(path: Path, rows: list[dict[str, Any]], schema: Any = None) -> Path:
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+    return path
+
+
+def jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+ROWS = [
+    {"id": 7, "prompt": "one two", "max_tokens": 8, "temperature": 0.5, "source": "a"},
+    {"id": 8, "prompt": "three", "max_tokens": None, "temperature": float("nan"), "source": "b"},
+]
+
+
+@pytest.mark.parametrize("make", [table, jsonl])
+def test_columns_named_like_parameters_are_parameters_and_others_are_left_alone(
+    tmp_path: Path, make: Any
+) -> None:
+    rows = ROWS if make is table else [ROWS[0], ROWS[1] | {"temperature": None}]
+    first, second = items_of(make(tmp_path / "rows", rows))
+    assert isinstance(first, BatchLine)
+    assert isinstance(second, BatchLine)
+    assert (first.custom_id, first.url) == ("7", "/v1/completions")
+    assert first.body == {"prompt": "one two", "max_tokens": 8, "temperature": 0.5}
+    assert second.body == {"prompt": "three"}
+
+
+def test_lists_of_messages_are_chats_without_the_nulls_a_table_adds(tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "hi", "name": None}]},
+        {"messages": [{"role": "system", "content": "x", "name": "n"}, {"role": "user", "content": "y"}]},
+    ]
+    first, second = items_of(table(tmp_path / "t.parquet", rows))
+    assert isinstance(first, BatchLine)
+    assert isinstance(second, BatchLine)
+    assert (first.custom_id, first.url) == ("row-1", "/v1/chat/completions")
+    assert first.body == {"messages": [{"role": "user", "content": "hi"}]}
+    assert second.body["messages"][0]["name"] == "n"
+
+
+def test_texts_are_asked_as_chats_with_parameters_for_all_rows(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "t.jsonl", [{"question": "Why?", "key": "a"}, {"question": "Who?", "key": "b"}])
+    items = items_of(
+        path, prompt_column="question", id_column="key", prompt_as="chat", params={"max_tokens": 9}
+    )
+    assert [item.custom_id for item in items] == ["a", "b"]
+    assert isinstance(items[0], BatchLine)
+    assert items[0].body == {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 9}
+
+
+def test_bad_rows_are_refused_by_their_number_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(
+        b'{"prompt": "a", "id": "1"}\nnot json\n\n{"prompt": 5, "id": "4"}\n{"id": "5"}\n'
+        b'{"prompt": "b", "max_tokens": "x", "id": "6"}\n{"prompt": "c", "id": null}\n'
+        b'{"prompt": "d", "id": "8"}'
+    )
+    items = items_of(path)
+    assert [(i.line_number, getattr(i, "code", "ok")) for i in items] == [
+        (1, "ok"),
+        (2, "invalid_json_line"),
+        (4, "invalid_type"),
+        (5, "invalid_type"),
+        (6, "invalid_type"),
+        (7, "missing_required_parameter"),
+        (8, "ok"),
+    ]
+
+
+def test_a_batch_file_is_never_taken_for_a_table(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "t.jsonl", [{"custom_id": "a", "url": "/v1/completions", "prompt": "x"}])
+    (item,) = items_of(path)
+    assert isinstance(item, Rejection)
+    assert item.code == "missing_required_parameter"
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", [{"question": "x", "n": 1}])
+    with pytest.raises(InputError, match=r"no column messages or prompt or text: name one of question, n"):
+        items_of(path)
+    with pytest.raises(InputError, match=r"--prompt-column qestion: .* it has question, n"):
+        items_of(path, prompt_column="qestion")
+
+
+def test_a_damaged_table_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", ROWS)
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(InputError, match=r"cannot be read as Parquet"):
+        items_of(path)
+
+
+def test_a_table_is_a_job_like_any_other_and_its_columns_are_part_of_it(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.parquet", ROWS)
+    config = JobConfig(file=path)
+    summary = OfflineJob(config).run(EchoEngine)
+    assert (summary.ok, summary.failed) == (2, 0)
+    assert sorted(r["custom_id"] for r in read(resolve_files(config).output)) == ["7", "8"]
+    other = replace(config, reading=Reading(prompt_column="source"))
+    with pytest.raises(ConfigError, match="another job"):
+        OfflineJob(other).run(EchoEngine)
+
+
+def test_rows_are_converted_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group at a time, never the whole table."""
+    monkeypatch.setattr("sglang_blend.job.tables._ROWS_AT_ONCE", 2)
+    path = table(tmp_path / "t.parquet", [{"prompt": f"p{i}"} for i in range(5)])
+    assert [item.custom_id for item in items_of(path)] == [f"row-{i}" for i in range(1, 6)]
