@@ -1,41 +1,46 @@
 """The main job: `python -m sglang_blend.launch_offline --file batch.jsonl`.
 
 Options of the job and, unchanged, every SGLang server flag. Exit codes: 0 every line was answered, 1 some
-lines failed, 2 the job could not run, 130 interrupted (what had finished is kept).
+lines failed, 2 the job could not run, 130 or 143 stopped by SIGINT or SIGTERM (what had finished is kept).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from sglang_blend import fork
-from sglang_blend.config import JobConfig
+from sglang_blend.config import MAX_PREPARE_WORKERS, JobConfig, resolve_files
+from sglang_blend.cores import usable_cores
 from sglang_blend.errors import BlendError
-from sglang_blend.job.offline import OfflineJob, RunningEngine
+from sglang_blend.job.engine import RunningEngine
+from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.stop import Stop
+from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import log_to_stderr
 
-EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit code."""
     log_to_stderr()
-    try:
-        config, engine_argv = parse(sys.argv[1:] if argv is None else argv)
-        summary = OfflineJob(config).run(lambda: start_engine(engine_argv), check=fork.require)
-    except BlendError as e:
-        print(f"launch_offline: {e}", file=sys.stderr)
-        return e.exit_code
-    except KeyboardInterrupt:
-        print("launch_offline: interrupted before the first request ran.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    with Stop() as stop:
+        try:
+            config, engine_argv = parse(sys.argv[1:] if argv is None else argv)
+            job = OfflineJob(config, stop, engine_argv=engine_argv)
+            summary = job.run(lambda: start_engine(engine_argv, config), check=fork.require)
+        except BlendError as e:
+            print(f"launch_offline: {e}", file=sys.stderr)
+            return e.exit_code
+        except KeyboardInterrupt:
+            print("launch_offline: interrupted before the first request ran.", file=sys.stderr)
+            return EXIT_INTERRUPTED + (stop.first_signal or 0)
     print(summary.text())
     if not summary.complete:
-        return EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED + (stop.first_signal or 0)
     return EXIT_SOME_FAILED if summary.failed else EXIT_OK
 
 
@@ -55,30 +60,36 @@ def parse(argv: Sequence[str]) -> tuple[JobConfig, list[str]]:
     return JobConfig.from_cli_args(args), engine_argv
 
 
-def start_engine(engine_argv: Sequence[str]) -> RunningEngine:
+def start_engine(engine_argv: Sequence[str], config: JobConfig, log: Path | None = None) -> RunningEngine:
     """Start the real engine; on the demo model where no other is named.
+
+    Args:
+        engine_argv: SGLang's flags.
+        config: of the job that it is for.
+        log: what its processes say; beside the job's output unless named.
 
     Raises:
         BlendError: a flag is wrong, the model is not there, or a process dies on the way.
     """
-    # SGLang warns at import of kernels this machine lacks, in each of its processes.
-    warnings.filterwarnings("ignore", category=UserWarning)
-    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
     names_model = any(arg.split("=")[0] in ("--model-path", "--model", "--config") for arg in engine_argv)
     if not names_model:
         from sglang_blend.demo_model import NAME, demo_model_path
 
         engine_argv = ["--model-path", str(demo_model_path()), "--served-model-name", NAME, *engine_argv]
-    from sglang_blend.srt.engine import OfflineEngine
-    from sglang_blend.srt.flags import server_args
+    from sglang_blend.processes.engine import OfflineEngine
 
-    return OfflineEngine(server_args(engine_argv))
+    return OfflineEngine(
+        engine_argv,
+        log=log or resolve_files(config).engine_log,
+        num_prepare_workers=config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS),
+        supervision=SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts),
+    )
 
 
 def _print_engine_help() -> None:
     from sglang_blend.srt.flags import server_args
 
-    server_args(["--help"])
+    server_args(["--help"])  # prints and exits
 
 
 if __name__ == "__main__":

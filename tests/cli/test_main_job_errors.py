@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ def test_lines_that_are_all_bad_need_no_engine(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "0 ok, 1 failed (invalid_json_line 1)" in done.stdout
     assert (tmp_path / "b.errors.jsonl").read_text().count("\n") == 1
+
+
+def test_a_finished_job_given_again_returns_at_once_with_the_same_words(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text("not json\n")
+    first = launch("--file", tmp_path / "b.jsonl")
+    if "fork install" in first.stderr:
+        pytest.skip("the forked SGLang is not installed here")
+    started = time.monotonic()
+    again = launch("--file", tmp_path / "b.jsonl")
+    assert time.monotonic() - started < 2
+    assert again.returncode == first.returncode == 1
+    assert "0 ok, 1 failed (invalid_json_line 1); 1 of them finished earlier" in again.stdout
+    assert "nothing to do" in again.stderr
+
+
+def test_options_that_exclude_each_other_and_parameters_that_are_no_json(tmp_path: Path) -> None:
+    both = launch("--file", tmp_path, "--keep-errors", "--retry-errors")
+    assert "not allowed with" in refused(both)
+    assert "--params '[1]' must be a JSON object" in refused(launch("--file", tmp_path, "--params", "[1]"))
+    assert "--fsync-interval 0.0" in refused(launch("--file", tmp_path, "--fsync-interval", 0))
 
 
 def test_help_is_quick_and_names_the_way_to_all_flags() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+
+from job.malformed import malformed_files
+from sglang_blend.errors import InputError
+from sglang_blend.job.input import BatchFile
+from sglang_blend.job.line_index import LineIndex
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "batch.jsonl"
 PERSON = {
@@ -57,11 +63,14 @@ REFUSED = {
     "too long": (completion("too long", "word " * 9000), "context_length_exceeded"),
     "too many": (completion("too many", "word", max_tokens=9000), "context_length_exceeded"),
     "stream": (chat("stream", stream=True), "unsupported_value"),
-    "no messages": (chat("no messages", messages=[]), "invalid_value"),
+    "no messages": (chat("no messages", messages=[]), "empty_array"),
     "absent": (chat("absent") | {"body": {"prompt": "hi"}}, "missing_required_parameter"),
     "no prompt": (completion("no prompt", None), "invalid_type"),
     "hot": (chat("hot", temperature="very"), "invalid_type"),
-    "cold": (chat("cold", temperature=-1), "invalid_value"),
+    "cold": (chat("cold", temperature=-1), "decimal_below_min_value"),
+    "unknown": (chat("unknown", max_token=8), "unknown_parameter"),
+    "no such token": (completion("no such token", [504, 999_999]), "invalid_value"),
+    "no such token later": (completion("no such token later", [[504], [49152]]), "invalid_value"),
     "bad schema": (
         chat(
             "bad schema",
@@ -83,6 +92,7 @@ REFUSED = {
     ),
     "url": (chat("url") | {"url": "/v1/images"}, "invalid_url"),
 }
+MALFORMED_PREFIX = "malformed "
 BROKEN_LINE = b'{"custom_id": "broken", '
 
 
@@ -124,7 +134,24 @@ def run_batch(directory: Path, lines: list[bytes], *flags: str) -> BatchRun:
     )
 
 
+def malformed_for_engine(directory: Path) -> list[dict[str, Any]]:
+    """Lines of the malformed files that need the engine to be judged; custom_id says where they stand."""
+    lines = []
+    for file in malformed_files(directory):
+        with contextlib.suppress(InputError), BatchFile(file.path) as batch:
+            lines += [
+                {
+                    "custom_id": f"{MALFORMED_PREFIX}{file.manifest['file']} {line.line_number}",
+                    "method": "POST",
+                    "url": line.url,
+                    "body": line.body,
+                }
+                for line in LineIndex.build(batch).accepted()
+            ]
+    return lines
+
+
 def all_lines() -> list[bytes]:
-    """The example, every feature, everything that is refused, and a line that is no JSON in the middle."""
+    """The example, a line that is no JSON, every feature, everything that is refused."""
     mine = [orjson.dumps(line) for line in FEATURES + [line for line, _ in REFUSED.values()]]
     return [*EXAMPLE.read_bytes().split(b"\n")[:-1], BROKEN_LINE, *mine]

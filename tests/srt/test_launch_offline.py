@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from srt.batch_run import EXAMPLE, FEATURES, PERSON, REFUSED, BatchRun
+from srt.batch_run import EXAMPLE, FEATURES, MALFORMED_PREFIX, PERSON, REFUSED, BatchRun
 
 pytestmark = pytest.mark.engine
 
@@ -31,8 +31,10 @@ def example_lines() -> list[dict[str, Any]]:
 
 def test_every_line_is_answered_or_refused_once(batch_run: BatchRun) -> None:
     asked = [line["custom_id"] for line in example_lines() + FEATURES]
-    assert sorted(batch_run.answers) == sorted(asked)
-    assert sorted(str(e["custom_id"]) for e in batch_run.errors) == sorted([*REFUSED, "None"])
+    answered = [a for a in batch_run.answers if not a.startswith(MALFORMED_PREFIX)]
+    failed = [str(e["custom_id"]) for e in batch_run.errors]
+    assert sorted(answered) == sorted(asked)
+    assert sorted(f for f in failed if not f.startswith(MALFORMED_PREFIX)) == sorted([*REFUSED, "broken"])
 
 
 def test_the_summary_adds_up_with_the_answers(batch_run: BatchRun) -> None:
@@ -61,8 +63,9 @@ def test_a_refused_line_says_why(batch_run: BatchRun, custom_id: str) -> None:
 
 
 def test_a_broken_line_is_reported_by_its_number(batch_run: BatchRun) -> None:
-    (record,) = [e for e in batch_run.errors if e["custom_id"] is None]
+    (record,) = [e for e in batch_run.errors if e["custom_id"] == "broken"]
     assert record["response"]["body"]["error"]["code"] == "invalid_json_line"
+    assert record["response"]["body"]["error"]["line"] == len(example_lines()) + 1
     assert record["response"]["body"]["error"]["message"].startswith(f"Line {len(example_lines()) + 1}:")
 
 

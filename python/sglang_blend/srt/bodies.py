@@ -27,6 +27,14 @@ _CODES = (
     (r"extra_forbidden", "unknown_parameter"),
 )
 
+# Words of SGLang's messages -> the parameter at fault.
+_PARAMS = (
+    ("compile json grammar", "response_format"),
+    ("compile regex grammar", "regex"),
+    ("compile ebnf grammar", "ebnf"),
+    ("LoRA adapter", "model"),
+)
+
 
 def rejection_from_validation(line: BatchLine, error: ValidationError) -> Rejection:
     """The error of the shortest path: with a union, pydantic lists one for each member it tried."""
@@ -59,6 +67,7 @@ def error_body(response: Response) -> dict[str, Any]:
     flat = flat.get("error", flat)
     message = flat.get("message") or "no reason given"
     bad_request = response.status_code < 500
+    param = next((param for words, param in _PARAMS if words in message), None)
     code = "server_error"
     if bad_request:
         code = "context_length_exceeded" if "context length" in message else "invalid_value"
@@ -66,7 +75,7 @@ def error_body(response: Response) -> dict[str, Any]:
         "error": {
             "message": message,
             "type": "invalid_request_error" if bad_request else "server_error",
-            "param": flat.get("param"),
+            "param": flat.get("param") or param,
             "code": code,
         }
     }

@@ -18,9 +18,8 @@ OFFLINE_DEFAULTS = (
     "--log-level", "error",
     # Cached tokens in the usage of every answer: the summary measures sharing with them.
     "--enable-cache-report",
-    # Longest prefix match while 128 or fewer requests wait; above that SGLang falls back to first come,
-    # first served, which is the planned order.
-    "--schedule-policy", "lpm",
+    # Executes the plan, whatever its order; without a plan it makes its own.
+    "--schedule-policy", "dual-scan",
 )  # fmt: skip
 
 # The overlap schedule hides host work behind a device; on the CPU both want the same cores.

@@ -1,0 +1,181 @@
+"""Starts the processes of a job. The nursery is a process that imports SGLang once and forks the others from
+itself, so that a worker is there in milliseconds and shares the memory of the imported modules.
+
+    with Nursery(log) as nursery:
+        child = nursery.start("prepare", {...})     # its socket is child.sock
+        ...
+        nursery.end(child)                          # "exit code 1", "killed by SIGKILL"
+
+Every child is the leader of a process group, so `end` takes what it has started with it. Their stdout and
+stderr go to the log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+
+from sglang_blend.errors import EngineError
+from sglang_blend.processes.last_words import last_words
+
+# What `Nursery.end` says of a child that died of SIGKILL, from whomever.
+KILLED = "killed by SIGKILL"
+_MODULE = "sglang_blend.srt.nursery"
+_MAX_MESSAGE_BYTES = 1 << 16
+
+
+class Child(NamedTuple):
+    """A process that the nursery has started; it leads the process group of the same number."""
+
+    pid: int
+    sock: socket.socket
+
+    def is_gone(self) -> bool:
+        """Whether its end of the socket is closed; costs no reading."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+
+class Nursery:
+    """The parent's side. A context manager: at its end no process is left."""
+
+    def __init__(self, log: Path) -> None:
+        """Start the process; it imports SGLang meanwhile, which takes ten seconds or more.
+
+        Raises:
+            EngineError: the log cannot be written.
+        """
+        self.log = log
+        self._children: dict[int, Child] = {}
+        # Whether children are forked (or started afresh, each importing for itself); None until it is known.
+        self.forks: bool | None = None
+        try:
+            self._log_file: IO[bytes] = log.open("wb")
+        except OSError as e:
+            raise EngineError(f"{log}, the engine's log, cannot be written ({e.strerror}).") from e
+        self._control, self._process = self._start_process()
+
+    def _start_process(self) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log_file,
+                stderr=self._log_file,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        return ours, process
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self, role: str, options: dict[str, Any]) -> Child:
+        """Start a process; waits for SGLang's import where that is not over.
+
+        Raises:
+            EngineError: the nursery is dead.
+        """
+        if self.forks is None:
+            self.forks = self._receive()["forks"]
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                message = orjson.dumps({"role": role, "options": options})
+                socket.send_fds(self._control, [message], [theirs.fileno()])
+            child = Child(self._receive()["pid"], ours)
+        except BaseException as e:
+            ours.close()
+            if isinstance(e, ConnectionError):
+                raise self._dead() from e
+            raise
+        self._children[child.pid] = child
+        return child
+
+    def revive(self) -> None:
+        """Start the nursery again if it is dead. Call it from the main thread, whose end would be its own."""
+        if self._process.poll() is not None:
+            for pid in list(self._children):
+                self.end(self._children[pid])
+            self._control.close()
+            self.forks = None
+            self._control, self._process = self._start_process()
+
+    def end(self, child: Child) -> str:
+        """Kill a child and all it has started, and wait until that is gone; says how the child ended."""
+        self._kill_group(child.pid)
+        child.sock.close()
+        del self._children[child.pid]
+        try:
+            self._control.send(orjson.dumps({"wait": child.pid}))
+            return _ending(self._receive()["exit_code"])
+        except (ConnectionError, EngineError):
+            return "the process that started it died"
+
+    def log_size(self) -> int:
+        """Bytes in the log; what is said from now on comes after them."""
+        return self.log.stat().st_size
+
+    @property
+    def log_silent_s(self) -> float:
+        """Seconds since something was written to the log."""
+        return time.time() - self.log.stat().st_mtime
+
+    def kill(self) -> None:
+        """Kill everything; whoever waits in `start` or `end` gets an error."""
+        for pid in list(self._children):
+            self._kill_group(pid)
+        self._process.kill()
+
+    def close(self) -> None:
+        """Kill everything and clean up; the log stays unless nothing was said."""
+        self.kill()
+        for child in self._children.values():
+            child.sock.close()
+        self._children.clear()
+        self._process.wait()
+        self._control.close()
+        self._log_file.close()
+        with contextlib.suppress(OSError):
+            if not self.log.stat().st_size:
+                self.log.unlink()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            message = self._control.recv(_MAX_MESSAGE_BYTES)
+        except ConnectionError as e:
+            raise self._dead() from e
+        if not message:
+            raise self._dead()
+        received: dict[str, Any] = orjson.loads(message)
+        return received
+
+    def _dead(self) -> EngineError:
+        ending = _ending(self._process.wait())
+        return EngineError(f"the process that starts the engine died ({ending}){last_words(self.log)}")
+
+    @staticmethod
+    def _kill_group(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    return f"killed by {signal.Signals(-exit_code).name}"

@@ -1,0 +1,28 @@
+"""The cost model of the engine that runs in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from sglang_blend.perf.device import cost_of_engine
+from sglang_blend.perf.roofline import RooflineCost
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+
+def device_name() -> str:
+    """The accelerator's name as its driver says it, or "cpu"."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+
+
+def engine_cost(server_args: ServerArgs, kv_pool_tokens: int) -> RooflineCost | None:
+    """Cost model of these server arguments; None where the model's shape is not understood."""
+    return cost_of_engine(
+        server_args.get_model_config().hf_config.to_dict(),
+        device_name(),
+        tp_size=server_args.tp_size,
+        kv_pool_tokens=kv_pool_tokens,
+    )

@@ -1,0 +1,123 @@
+"""The process that owns SGLang's engine: `processes.engine_run` is its parent's side.
+
+No HTTP: requests come over the job's socket and run through SGLang's serving classes in the event loop that
+SGLang's tokenizer manager uses. When one of SGLang's processes dies, all of them and this one are killed, and
+the job sees the end of the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import sglang as sgl
+
+from sglang_blend.errors import BlendError
+from sglang_blend.job.engine import Answer, EngineFacts
+from sglang_blend.job.input import BatchLine
+from sglang_blend.processes.messages import Message, pack, read, send, view_ids
+from sglang_blend.srt.engine_cost import device_name
+from sglang_blend.srt.flags import server_args
+from sglang_blend.srt.policy import POLICIES
+from sglang_blend.srt.serving import Serving
+
+logger = logging.getLogger(__name__)
+
+# How often the job hears that the engine has produced something; it takes long silence for a hang.
+PROGRESS_INTERVAL_S = 1.0
+
+
+def main(sock: socket.socket, argv: Sequence[str]) -> None:
+    """Start the engine, then answer requests until the job is gone."""
+    try:
+        args = server_args(argv)
+    except BlendError as e:
+        send(sock, {"error": str(e), "kind": type(e).__name__})
+        return
+    send(sock, {"flags": "accepted"})
+    engine = sgl.Engine(server_args=args)
+    send(sock, {"facts": facts(engine)._asdict()})
+    engine.loop.run_until_complete(_Host(engine).serve(sock))
+
+
+def facts(engine: sgl.Engine) -> EngineFacts:
+    """What planning needs to know of a running engine."""
+    info, args = engine.get_server_info(), engine.server_args
+    return EngineFacts(
+        model_config=orjson.loads(engine.tokenizer_manager.model_config.hf_config.to_json_string()),
+        device_name=device_name(),
+        tp_size=args.tp_size,
+        kv_pool_tokens=info["max_total_num_tokens"],
+        page_size=args.page_size,
+        max_running_requests=info["internal_states"][0]["effective_max_running_requests_per_dp"],
+        takes_hints=args.schedule_policy in POLICIES,
+    )
+
+
+class _Host:
+    """Runs every request as a task of its own."""
+
+    def __init__(self, engine: sgl.Engine) -> None:
+        self._manager = engine.tokenizer_manager
+        self._serving = Serving(engine.tokenizer_manager, engine.template_manager)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writer: asyncio.StreamWriter  # set by serve
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Until the other side is gone."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=sock)
+        self._manager.auto_create_handle_loop()
+        # In place of SGLang's own handler, which looks for debuggers for up to a minute before it kills.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, self._die)
+        self._run(self._tell_progress())
+        while (message := await read(reader)) is not None:
+            self._run(self._reply(message))
+
+    def _die(self) -> None:
+        """A process of the engine is dead; it, or SGLang's watchdog, has sent the signal."""
+        if self._manager.crash_dump_folder:
+            self._manager.dump_requests_before_crash()
+        os.killpg(0, signal.SIGKILL)
+
+    def _run(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reply(self, message: Message) -> None:
+        head, data = message
+        match head["ask"]:
+            case "answer":
+                said = (await self._answer(head, view_ids(data).tolist()))._asdict()
+            case "server_info":
+                said = orjson.loads(orjson.dumps(await self._manager.get_internal_state(), default=str))
+            case "flush_cache":
+                said = (await self._manager.flush_cache()).success
+        self._write({"id": head["id"], "said": said})
+
+    async def _answer(self, head: dict[str, Any], ids: list[int]) -> Answer:
+        try:
+            return await self._serving.answer(BatchLine(**head["line"]), ids, head["id"], head["hints"])
+        except Exception as e:
+            # What SGLang's own error handling does not cover costs this request and no other.
+            logger.exception("request %s failed", head["line"]["custom_id"])
+            error = {"message": f"{type(e).__name__}: {e}", "type": "server_error", "param": None}
+            return Answer(500, {"error": {**error, "code": "server_error"}}, 0, 0, 0)
+
+    async def _tell_progress(self) -> None:
+        told = None
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
+            received = self._manager.last_receive_tstamp
+            if received != told:
+                told = received
+                self._write({"progress": True})
+
+    def _write(self, head: dict[str, Any]) -> None:
+        self._writer.write(pack(head))

@@ -1,0 +1,57 @@
+"""What the processes that SGLang spawns need to know of us: one environment variable with JSON in it.
+
+SGLang's `ServerArgs` has no room for a plugin's fields, and spawned processes inherit the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from dataclasses import asdict, dataclass, fields
+
+import orjson
+
+from sglang_blend.errors import ConfigError
+
+VARIABLE = "SGLANG_BLEND_OPTIONS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendOptions:
+    """Options of the scheduler's side.
+
+    Attributes:
+        demand_aware_eviction: cached prefixes that waiting requests need are evicted last.
+        leader_rule: one request computes a new prefix, its sharers wait for it.
+        peak_admission: admit by the expected peak of memory; False reserves as stock SGLang does.
+        hold_back: keep memory free rather than let a side exceed its part; None where SGLang overlaps
+            compute and memory-bound work (mixed chunk, PD-multiplexing).
+        stats_file: where the scheduler of rank 0 writes a line of statistics per step or group of steps.
+    """
+
+    demand_aware_eviction: bool = True
+    leader_rule: bool = True
+    peak_admission: bool = True
+    hold_back: bool | None = None
+    stats_file: str | None = None
+
+    def to_env(self, env: MutableMapping[str, str]) -> None:
+        """Hand the options to the processes that are started with `env`."""
+        env[VARIABLE] = orjson.dumps(asdict(self)).decode()
+
+    @classmethod
+    def from_env(cls) -> BlendOptions:
+        """The options of this process.
+
+        Raises:
+            ConfigError: the variable holds something else.
+        """
+        text = os.environ.get(VARIABLE, "{}")
+        allowed = [field.name for field in fields(cls)]
+        try:
+            given = orjson.loads(text)
+            return cls(**given)
+        except (orjson.JSONDecodeError, TypeError) as e:
+            raise ConfigError(
+                f"{VARIABLE} is {text!r}; a JSON object with any of {', '.join(allowed)} is allowed."
+            ) from e

@@ -1,0 +1,159 @@
+"""The plugin that SGLang loads in its parent and in every scheduler process: policies, cache, statistics.
+
+SGLang finds `activate` through the entry point group `sglang.srt.plugins`. It logs a plugin that fails and
+goes on, so what was installed is verified where it is used: a scheduler whose policy is not ours does not
+start under our name, because stock `SchedulePolicy` refuses names it does not know.
+
+Without our flags nothing of this decides anything: two hooks count steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.mem_cache.registry import (
+    TreeCacheBuildContext,
+    register_radix_cache_backend,
+)
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from sglang.srt.server_args import add_schedule_policy_choices, get_global_server_args
+
+from sglang_blend import fork
+from sglang_blend.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+    from sglang.srt.managers.schedule_policy import SchedulePolicy
+    from sglang.srt.managers.scheduler import Scheduler
+    from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+
+logger = logging.getLogger(__name__)
+
+CACHE_BACKEND = "blend"
+
+
+def activate() -> None:
+    """Entry point; runs in every process before SGLang parses flags or builds a scheduler.
+
+    Raises:
+        ForkError: the installed sglang is not the fork this package was made for.
+    """
+    fork.require()
+    from sglang.srt.managers.schedule_policy import register_schedule_policy
+
+    from sglang_blend.srt.policy import POLICIES
+
+    add_schedule_policy_choices(list(POLICIES))
+    for name in POLICIES:
+        register_schedule_policy(name, _make_policy)
+    register_radix_cache_backend(CACHE_BACKEND, _make_cache)
+    for target, hook_type, hook in _HOOKS:
+        HookRegistry.register(target, hook, hook_type)
+
+
+def _make_policy(policy: str, tree_cache: BasePrefixCache, *args: Any) -> SchedulePolicy:
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+
+    return BlendSchedulePolicy(policy, tree_cache, *args, server_args=get_global_server_args())
+
+
+def _make_cache(ctx: TreeCacheBuildContext) -> BasePrefixCache:
+    """`--radix-cache-backend blend`.
+
+    Raises:
+        ConfigError: the model or the flags need another kind of cache.
+    """
+    reason = _needs_another_cache(ctx)
+    if reason:
+        raise ConfigError(
+            f"--radix-cache-backend {CACHE_BACKEND} does not serve {reason}; leave the flag out."
+        )
+    from sglang_blend.srt.options import BlendOptions
+    from sglang_blend.srt.radix_cache import BlendRadixCache
+
+    options = BlendOptions.from_env()
+    return BlendRadixCache(ctx.params, demand_aware_eviction=options.demand_aware_eviction)
+
+
+def _needs_another_cache(ctx: TreeCacheBuildContext) -> str:
+    """Why SGLang has to choose the cache, as a noun; empty when ours will do."""
+    args = ctx.server_args
+    for needed, noun in (
+        (ctx.disable_radix_cache, "--disable-radix-cache"),
+        (ctx.is_hybrid_swa, "models with sliding-window layers"),
+        (ctx.is_hybrid_ssm, "models with state-space layers"),
+        (ctx.enable_hierarchical_cache, "--enable-hierarchical-cache"),
+        (args.enable_lmcache, "--enable-lmcache"),
+        (args.enable_flexkv, "--enable-flexkv"),
+    ):
+        if needed:
+            return noun
+    return ""
+
+
+def _create_tree_cache(
+    original: Callable[[TreeCacheBuildContext], BasePrefixCache], ctx: TreeCacheBuildContext
+) -> BasePrefixCache:
+    """Our policies imply our cache, where the user names none and the model allows it."""
+    from sglang_blend.srt.policy import POLICIES
+
+    if ctx.server_args.schedule_policy not in POLICIES or ctx.server_args.radix_cache_backend:
+        return original(ctx)
+    if reason := _needs_another_cache(ctx):
+        logger.warning("Eviction does not know what the plan needs next: %s keep SGLang's cache.", reason)
+        return original(ctx)
+    return _make_cache(ctx)
+
+
+def _watch(result: None, scheduler: Scheduler) -> None:
+    """Attach the statistics, and time the policy whichever it is."""
+    from sglang_blend.srt.options import BlendOptions
+    from sglang_blend.srt.step_stats import StepStats
+
+    path = BlendOptions.from_env().stats_file
+    ps = scheduler.ps
+    if path is not None and ps.dp_rank:
+        path = f"{path}.{ps.dp_rank}"
+    stats = StepStats(scheduler, path if ps.tp_rank == 0 and ps.pp_rank == 0 else None)
+    scheduler.blend_stats = stats
+    calc_priority = scheduler.policy.calc_priority
+
+    def timed(*args: Any, **kwargs: Any) -> None:
+        start = time.thread_time()
+        calc_priority(*args, **kwargs)
+        stats.on_policy(time.thread_time() - start)
+
+    scheduler.policy.calc_priority = timed
+
+
+def _run_batch(
+    original: Callable[..., Any], scheduler: Scheduler, batch: ScheduleBatch, *args: Any, **kwargs: Any
+) -> Any:
+    scheduler.blend_stats.on_step(batch)
+    result = original(scheduler, batch, *args, **kwargs)
+    scheduler.blend_stats.on_result()
+    return result
+
+
+def _queue_again(scheduler: Scheduler, req: Any, is_retracted: bool = False) -> None:
+    if is_retracted:
+        scheduler.blend_stats.on_retract(1)
+
+
+def _get_internal_state(result: Any, scheduler: Scheduler, *args: Any) -> Any:
+    scheduler.blend_stats.flush()
+    result.internal_state["blend"] = scheduler.blend_stats.state()
+    return result
+
+
+# Every function of SGLang 0.5.17 that is hooked.
+_HOOKS: tuple[tuple[str, HookType, Callable[..., Any]], ...] = (
+    ("sglang.srt.mem_cache.registry.create_tree_cache", HookType.AROUND, _create_tree_cache),
+    ("sglang.srt.managers.scheduler.Scheduler.init_schedule_policy", HookType.AFTER, _watch),
+    ("sglang.srt.managers.scheduler.Scheduler.run_batch", HookType.AROUND, _run_batch),
+    ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", HookType.BEFORE, _queue_again),
+    ("sglang.srt.managers.scheduler.Scheduler.get_internal_state", HookType.AFTER, _get_internal_state),
+)

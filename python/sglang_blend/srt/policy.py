@@ -1,0 +1,386 @@
+"""`--schedule-policy dual-scan` and `stationary`: SGLang's waiting queue in planned order.
+
+Before each prefill pass SGLang calls `calc_priority`. It takes in who came, settles who finished, and puts
+the next candidates at the head of the queue: the two ends of the plan merged by the memory that each side
+holds. Requests with hints were planned in the parent; others are planned here, pool by pool. The pass itself
+runs through `BlendPrefillAdder`.
+
+Nothing here depends on a clock or on hash order (times are only measured), so the ranks of a tensor-parallel
+group decide alike.
+
+SGLang 0.5.17: `SchedulePolicy.calc_priority`, `Scheduler._get_new_batch_prefill_raw`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
+from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
+from sglang.srt.mem_cache.radix_cache import RadixKey, TreeNode
+
+from sglang_blend.core.dual_scanner import account_side
+from sglang_blend.core.request import Side
+from sglang_blend.scheduling.balance import SideBalance
+from sglang_blend.scheduling.front import FrontOfQueue
+from sglang_blend.scheduling.hints import HintError, Hints, read_hints
+from sglang_blend.scheduling.in_flight import InFlightPrefixes
+from sglang_blend.scheduling.lengths import ExpectedOutput, LengthClass, LengthClasses, PlannedLen
+from sglang_blend.scheduling.online_plan import Newcomer, OnlinePlan
+from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+from sglang_blend.srt.engine_cost import engine_cost
+from sglang_blend.srt.options import BlendOptions
+from sglang_blend.srt.prefill_adder import BlendPrefillAdder
+from sglang_blend.srt.radix_cache import BlendRadixCache
+from sglang_blend.srt.req_view import namespace, node_number
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("dual-scan", "stationary")
+
+# Requests put in order at the head of the queue for one pass: twice as many as the last one looked at.
+_LEAST_AHEAD, _MOST_AHEAD = 32, 512
+# The accounts of the sides are summed up anew after so many passes.
+_PASSES_PER_ACCOUNT = 16
+# Waiting requests entered into the radix cache's demand in one pass, the next ones in the plan first.
+_EXPECTED_PER_PASS = 16
+# In the key of a waiting request: those without hints first, a person may be waiting for them.
+_UNHINTED, _HINTED = 0, 1
+
+
+@dataclass
+class Counters:
+    """What the policy has done since the start; all counts.
+
+    Attributes:
+        admitted: requests admitted, again after a retraction.
+        skipped: times that a request waited a pass for the prefix of another.
+        held_back: passes that ended because a side had used its part of the memory.
+        finished: requests that ended by themselves.
+        early, overrun: of those, by more than a quarter shorter or longer than expected.
+        relocated: left requests that ran so far over that they count on the right.
+        retracted: requests whose memory was taken back; they are computed again.
+        refused_hints: requests whose hints could not be used.
+        plans: pools planned here, without hints.
+        admission_s: seconds spent on deciding about single requests.
+    """
+
+    admitted: int = 0
+    skipped: int = 0
+    held_back: int = 0
+    finished: int = 0
+    early: int = 0
+    overrun: int = 0
+    relocated: int = 0
+    retracted: int = 0
+    refused_hints: int = 0
+    plans: int = 0
+    admission_s: float = 0.0
+
+
+class BlendSchedulePolicy(SchedulePolicy):
+    """Keeps who waits and who runs, and orders the queue."""
+
+    def __init__(self, policy: str, tree_cache: BasePrefixCache, *args: Any, server_args: ServerArgs) -> None:
+        super().__init__("fcfs", tree_cache, *args)
+        self.name = policy
+        self.options = BlendOptions.from_env()
+        self.counters = Counters()
+        self.mem_tokens: int = tree_cache.token_to_kv_pool_allocator.size
+        self.hold_back = (
+            self.options.hold_back
+            if self.options.hold_back is not None
+            else policy == "dual-scan" and (server_args.enable_mixed_chunk or server_args.enable_pdmux)
+        )
+        self.in_flight = InFlightPrefixes()
+        self.running: dict[str, Waiting] = {}
+        self.candidates: set[str] = set()
+        self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
+        self.density: float | None = None
+        self._waiting = WaitingRequests()
+        self._unexpected: list[tuple[Any, str]] = []  # a heap: who is not yet in the cache's demand
+        self._lengths = LengthClasses()
+        self._learnt: dict[LengthClass, None] = {}  # classes with news, in order
+        self.cost = engine_cost(server_args, self.mem_tokens)
+        self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
+        self._arrived = 0
+        self._cache = tree_cache if isinstance(tree_cache, BlendRadixCache) else None
+        if self._cache is not None:
+            self._cache.on_cached = self._on_cached
+        self._front = FrontOfQueue()
+        self._num_arrived = self._num_admitted = 0  # since the queue was arranged
+        self._until_account = 0
+        self._changed = True
+        self._last_pass: BlendPrefillAdder | None = None
+        self._ahead = _MOST_AHEAD
+        self.is_stuck = False
+
+    def get_prefill_adder_class(self) -> Callable[..., PrefillAdder]:
+        """SGLang's seam: what admits the requests of a pass."""
+        return self._start_pass
+
+    def _start_pass(self, *args: Any, **kwargs: Any) -> BlendPrefillAdder:
+        self._last_pass = BlendPrefillAdder(*args, policy=self, **kwargs)
+        return self._last_pass
+
+    def calc_priority(self, waiting_queue: list[Req], running_batch: ScheduleBatch | None = None) -> None:
+        """Put the next candidates at the head of `waiting_queue`, in place."""
+        self.settle()
+        self._take_in(waiting_queue)
+        self._plan_next_pool()
+        self._estimate_again()
+        self._tell_cache()
+        if (last := self._last_pass) is not None:
+            self.is_stuck = last.found_no_room and not self._changed
+            self._ahead = min(max(2 * last.num_asked, _LEAST_AHEAD), _MOST_AHEAD)
+        if self._changed:
+            self._arrange(waiting_queue)
+            self._changed = False
+        if self._cache is None:
+            self.in_flight.clear()
+
+    def waiting(self, req: Req) -> Waiting | None:
+        """What is known of a request in the queue."""
+        return self._waiting.get(req.rid)
+
+    def admit(self, req: Req, rest_start: int) -> None:
+        """A request was admitted; its tokens from `rest_start` on are being computed."""
+        waiting = self._waiting.remove(req.rid)
+        waiting.extend_len = max(waiting.prompt_len - rest_start, 0)
+        waiting.own_len = max(waiting.prompt_len - max(rest_start, waiting.shared_len), 0)
+        self._plan.leave(waiting.rid)
+        if self._cache is not None:
+            self._cache.forget(waiting.rid)
+        self.running[waiting.rid] = waiting
+        waiting.accounted = waiting.peak_tokens
+        self.used[waiting.account] += waiting.accounted
+        self.counters.admitted += 1
+        self._num_admitted += 1
+        self._changed = True
+        self._lead(waiting.req, rest_start)
+
+    def next_nodes(self) -> list[TreeNode]:
+        """The cached nodes that the next request of each side matches up to."""
+        if self._cache is None:
+            return []
+        heads = [self._waiting.ahead(side, 0) for side in (Side.LEFT, Side.RIGHT)]
+        nodes = [self._cache.node_of(head.rid) for head in heads if head is not None]
+        return [node for node in nodes if node is not None]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests known to wait."""
+        return len(self._waiting)
+
+    def _lead(self, req: Req, rest_start: int) -> None:
+        if self.options.leader_rule:
+            rest = req.origin_input_ids[rest_start:]
+            self.in_flight.lead(req.rid, node_number(req.last_node), namespace(req), rest)
+
+    def _on_cached(self, req: Req, chunked: bool) -> None:
+        if chunked:
+            self._lead(req, len(req.prefix_indices))
+        else:
+            self.in_flight.drop(req.rid)
+
+    def settle(self) -> None:
+        """Release who has finished."""
+        finished = [rid for rid, running in self.running.items() if running.req.finished()]
+        for rid in finished:
+            self._finish(self.running.pop(rid))
+
+    def _account(self) -> None:
+        """What each side holds at its expected peak, and the density of all that runs.
+
+        A sum over the running requests, so not made in every pass; `admit` and `_finish` keep it meanwhile.
+        """
+        self._until_account -= 1
+        if self._until_account > 0:
+            return
+        self._until_account = _PASSES_PER_ACCOUNT
+        self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
+        compute = memory = 0.0
+        for running in self.running.values():
+            generated = len(running.req.output_ids)
+            mean = running.mean_len
+            if running.side == Side.LEFT and account_side(Side.LEFT, mean, generated) != Side.LEFT:
+                running.side = Side.RIGHT
+                self.counters.relocated += 1
+            running.accounted = running.prompt_len + max(mean, generated)
+            self.used[running.account] += running.accounted
+            compute += running.extend_len + mean
+            memory += mean * (running.prompt_len + mean / 2)
+        ratio = token_s_ratio(self.cost)
+        self.density = ratio * compute / memory if memory and ratio is not None else None
+
+    def _finish(self, running: Waiting) -> None:
+        req = running.req
+        self.in_flight.drop(req.rid)
+        self._changed = True
+        self.used[running.account] -= running.accounted
+        if req.finished_reason is None or req.finished_reason.to_json().get("type") == "abort":
+            return
+        output_len = len(req.output_ids)
+        self.counters.finished += 1
+        if output_len < 0.75 * running.mean_len:
+            self.counters.early += 1
+        elif output_len > 1.25 * running.mean_len:
+            self.counters.overrun += 1
+        if isinstance(running.expected, LengthClass):
+            running.expected.observe(output_len)
+            self._learnt[running.expected] = None
+
+    def _take_in(self, waiting_queue: list[Req]) -> None:
+        """Arrivals stand at the end of the queue; whoever is missing was aborted."""
+        arrivals = []
+        for req in reversed(waiting_queue):
+            if req.rid in self._waiting:
+                break
+            arrivals.append(req)
+        for req in reversed(arrivals):
+            self._arrive(req)
+        if len(self._waiting) != len(waiting_queue):
+            still_there = {req.rid for req in waiting_queue}
+            for rid in [waiting.rid for waiting in self._waiting if waiting.rid not in still_there]:
+                self._waiting.remove(rid)
+                self._plan.leave(rid)
+                if self._cache is not None:
+                    self._cache.forget(rid)
+            self._changed = True
+
+    def _arrive(self, req: Req) -> None:
+        self._arrived += 1
+        self._num_arrived += 1
+        self._changed = True
+        before = self.running.pop(req.rid, None)
+        if before is not None:  # retracted
+            self.counters.retracted += 1
+            self.used[before.account] -= before.accounted
+            self.in_flight.drop(req.rid)
+        hints = (before is None and self._hints_of(req)) or None
+        if before is not None:
+            before.req = req
+            waiting = before
+        elif hints is not None:
+            waiting = self._with_hints(req, hints)
+        else:
+            waiting = self._without_hints(req)
+        self._waiting.add(waiting)
+        if self._cache is not None:
+            heapq.heappush(self._unexpected, (waiting.key, waiting.rid))
+
+    def _hints_of(self, req: Req) -> Hints | None:
+        try:
+            return read_hints(req.sampling_params.custom_params)
+        except HintError as e:
+            if self.counters.refused_hints == 0:
+                logger.warning("Hints of request %s are ignored, and those of others like it: %s", req.rid, e)
+            self.counters.refused_hints += 1
+            return None
+
+    def _with_hints(self, req: Req, hints: Hints) -> Waiting:
+        cap = max(req.sampling_params.max_new_tokens, 1)
+        expected: ExpectedOutput = (
+            PlannedLen(min(hints.est_output_len, cap), min(hints.admission_output_len, cap))
+            if hints.num_observed
+            else self._lengths.of(cap)
+        )
+        return Waiting(
+            req=req,
+            rid=req.rid,
+            key=(_HINTED, 0, hints.rank, self._arrived),
+            side=hints.side,
+            prompt_len=len(req.origin_input_ids),
+            max_new_tokens=cap,
+            expected=expected,
+            density=hints.density,
+            root_density=hints.root_density,
+            shared_len=hints.shared_len,
+        )
+
+    def _without_hints(self, req: Req) -> Waiting:
+        cap = max(req.sampling_params.max_new_tokens, 1)
+        exact = req.sampling_params.ignore_eos
+        expected: ExpectedOutput = PlannedLen(cap, cap) if exact else self._lengths.of(cap)
+        mean, high = expected.remaining(0, cap)
+        place = self._plan.arrive(Newcomer(req.rid, req.origin_input_ids, cap, mean, high, namespace(req)))
+        return Waiting(
+            req=req,
+            rid=req.rid,
+            key=(_UNHINTED, place.pool, place.rank, self._arrived),
+            side=place.side,
+            prompt_len=len(req.origin_input_ids),
+            max_new_tokens=cap,
+            expected=expected,
+            density=place.density,
+            root_density=place.root_density,
+            shared_len=place.shared_len,
+        )
+
+    def _plan_next_pool(self) -> None:
+        for rid, place in self._plan.next_pool().items():
+            waiting = self._waiting.get(rid)
+            assert waiting is not None, f"{rid} was planned but does not wait"
+            waiting.density, waiting.root_density = place.density, place.root_density
+            waiting.shared_len = place.shared_len
+            self._waiting.move(rid, (_UNHINTED, place.pool, place.rank, waiting.key[-1]), place.side)
+            if self._cache is not None:
+                self._cache.forget(rid)
+                heapq.heappush(self._unexpected, (waiting.key, rid))
+            self._changed = True
+        self.counters.plans = self._plan.num_plans
+
+    def _estimate_again(self) -> None:
+        """Let what has finished, and how long the others have run, into the estimates."""
+        for lengths in [lengths for lengths in self._learnt if lengths.has_news]:
+            lengths.refresh([len(r.req.output_ids) for r in self.running.values() if r.expected is lengths])
+            del self._learnt[lengths]
+
+    def _tell_cache(self) -> None:
+        """Enter some more waiting requests into the demand of the radix cache."""
+        if self._cache is None:
+            return
+        num_told = 0
+        while self._unexpected and num_told < _EXPECTED_PER_PASS:
+            key, rid = heapq.heappop(self._unexpected)
+            waiting = self._waiting.get(rid)
+            if waiting is not None and waiting.key == key:
+                tokens = RadixKey(waiting.req.origin_input_ids, waiting.req.extra_key)
+                self._cache.expect(rid, tokens, key, waiting.mean_len)
+                num_told += 1
+
+    def _arrange(self, waiting_queue: list[Req]) -> None:
+        self._account()
+        balance = SideBalance(self.mem_tokens, hold_back=self.hold_back and bool(self.running))
+        balance.used.update(self.used)
+        position = {Side.LEFT: 0, Side.RIGHT: 0}
+        head: list[Req] = []
+        while len(head) < self._ahead:
+            left = self._waiting.ahead(Side.LEFT, position[Side.LEFT])
+            right = self._waiting.ahead(Side.RIGHT, position[Side.RIGHT])
+            side = balance.next_side(left, right)
+            if side == Side.NONE:
+                self.counters.held_back += left is not None or right is not None
+                break
+            taken = left if side == Side.LEFT else right
+            assert taken is not None, side
+            position[side] += 1
+            balance.used[side] += taken.peak_tokens
+            head.append(taken.req)
+        self.candidates = {req.rid for req in head}
+        self._front.update(waiting_queue, self._num_arrived, self._num_admitted)
+        self._front.bring(waiting_queue, head)
+        self._num_arrived = self._num_admitted = 0
+
+
+def token_s_ratio(cost: Any) -> float | None:
+    """Compute time of a token over the time to read the KV of one; None without a cost model."""
+    return None if cost is None else cost.token_s / sum(cost.kv_read_s)

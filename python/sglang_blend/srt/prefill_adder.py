@@ -1,0 +1,169 @@
+"""Admission in a prefill pass: candidates of the plan, one leader per new prefix, memory by expected peak.
+
+SGLang's own `PrefillAdder` keeps the budgets of the step and allocates; before it looks at a request this
+one asks three questions: is it the plan's turn, is its prefix being computed by another (then it waits a
+pass, with its memory kept for it), and will the memory suffice until the running requests end as expected.
+Where it will not, the other side has its turn, and a few requests that come later in the plan may use the
+room until then, if they are expected to end before half of the running ones do (EASY backfilling).
+
+SGLang reserves `max_new_tokens` for a new request and a learnt share of it for running ones; that is
+replaced by a page each, which only says that the next step must be possible.
+
+SGLang 0.5.17: `PrefillAdder.add_one_req`, `_expected_new_tokens` and `AddReqResult.SKIP` (our seams).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
+
+from sglang_blend.core.request import Side
+from sglang_blend.scheduling.in_flight import LEAST_SHARED_LEN
+from sglang_blend.scheduling.peak import ExpectedPeak
+from sglang_blend.scheduling.waiting import Waiting
+from sglang_blend.srt.req_view import namespace, node_number, unlocked_path
+
+if TYPE_CHECKING:
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+
+
+# Requests that may ask for room after one found none; each asks the radix cache, some tens of microseconds.
+_BACKFILL_TRIES = 8
+
+
+class BlendPrefillAdder(PrefillAdder):
+    """One prefill pass under `BlendSchedulePolicy`.
+
+    Attributes:
+        num_asked: requests of the queue that were looked at.
+    """
+
+    def __init__(self, *args: Any, policy: BlendSchedulePolicy, **kwargs: Any) -> None:
+        self._policy = policy  # before super: it asks for the running requests' reservations
+        self._peak: ExpectedPeak | None = None
+        self.num_asked = 0
+        self._num_reserved = 0
+        self._num_refused = 0
+        self._blocked: set[Side] = set()
+        self._waits_for_prefix: set[Side] = set()
+        self._kept_nodes: Collection[int] = ()
+        # What the present request asks of the memory: own tokens, tokens to come, tokens newly locked.
+        self._asked: tuple[int, float, int] = (0, 0.0, 0)
+        super().__init__(*args, **kwargs)
+
+    def _expected_new_tokens(self, req: Req, num_generated: int = 0) -> int:
+        expected = super()._expected_new_tokens(req, num_generated)
+        return min(expected, self.page_size) if self._policy.options.peak_admission else expected
+
+    def _get_running_request_total_token_offset(self, req: Req) -> float:
+        if not self._policy.options.peak_admission:
+            return super()._get_running_request_total_token_offset(req)
+        return self.page_size
+
+    def add_one_req(self, req: Req, has_chunked_req: bool, truncation_align_size: int | None) -> AddReqResult:
+        """SGLang's seam: the verdict on the next request of the queue."""
+        start = time.thread_time()
+        verdict = self._refuse(req, has_chunked_req)
+        self._policy.counters.admission_s += time.thread_time() - start
+        if verdict is not None:
+            return verdict
+        rest_start = len(req.prefix_indices)
+        verdict = super().add_one_req(req, has_chunked_req, truncation_align_size)
+        if self.can_run_list and self.can_run_list[-1] is req:
+            self._expected_peak().add(*self._asked)
+            self._policy.admit(req, rest_start)
+        return verdict
+
+    def _refuse(self, req: Req, has_chunked_req: bool) -> AddReqResult | None:
+        """Our own questions; None when there is nothing against the request."""
+        policy = self._policy
+        self.num_asked += 1
+        waiting = policy.waiting(req)
+        assert waiting is not None, f"{req.rid} is in the waiting queue and the policy has not seen it"
+        is_idle = not (self.can_run_list or policy.running or has_chunked_req)
+        if policy.is_stuck:
+            return AddReqResult.NO_TOKEN
+        if req.rid not in policy.candidates and not is_idle:
+            return AddReqResult.OTHER
+        rest = req.full_untruncated_fill_ids[len(req.prefix_indices) :]
+        in_flight_len = self._in_flight_len(req, rest)
+        self._asked = (len(rest) - in_flight_len, self._remaining(waiting), self._newly_locked_len(req))
+        if policy.options.peak_admission and not is_idle and not self._has_room(waiting):
+            self._num_refused += 1
+            if self._num_refused <= _BACKFILL_TRIES:
+                return AddReqResult.SKIP
+            # Whoever waits for a prefix goes in the next pass, without anything having finished.
+            return AddReqResult.OTHER if self._num_reserved else AddReqResult.NO_TOKEN
+        if in_flight_len:
+            self._expected_peak().add(*self._asked)
+            self._num_reserved += 1
+            self._waits_for_prefix.add(waiting.account)
+            policy.counters.skipped += 1
+            return AddReqResult.SKIP
+        return None
+
+    def _has_room(self, waiting: Waiting) -> bool:
+        side, peak = waiting.account, self._expected_peak()
+        if side in self._blocked and not self._may_backfill(waiting):
+            return False
+        # Before the sharers of one new prefix have run, another one is opened only where there is plenty.
+        if side in self._waits_for_prefix and self._opens_prefix(waiting) and peak.is_half_full:
+            return False
+        if peak.fits(*self._asked):
+            return True
+        self._blocked.add(side)
+        return False
+
+    def _may_backfill(self, waiting: Waiting) -> bool:
+        """Short, and without a new prefix that others would need before it is evicted again."""
+        return not self._opens_prefix(waiting) and self._asked[1] <= self._expected_peak().median_remaining
+
+    @staticmethod
+    def _opens_prefix(waiting: Waiting) -> bool:
+        """Whether it computes tokens that others of the plan share."""
+        return len(waiting.req.prefix_indices) + LEAST_SHARED_LEN < waiting.shared_len
+
+    @property
+    def found_no_room(self) -> bool:
+        """Nobody could be admitted, and nobody will before something finishes."""
+        return self._num_refused > 0 and not self.can_run_list and not self._num_reserved
+
+    def _in_flight_len(self, req: Req, rest: Any) -> int:
+        if not self._policy.options.leader_rule:
+            return 0
+        return self._policy.in_flight.shared_len(node_number(req.last_node), namespace(req), rest)
+
+    def _newly_locked_len(self, req: Req) -> int:
+        self._expected_peak()
+        path = unlocked_path(req.last_node)
+        return sum(len(node.key) for node in path if node.id not in self._kept_nodes)
+
+    def _remaining(self, waiting: Waiting) -> float:
+        return waiting.remaining_len(len(waiting.req.output_ids), self._expected_peak().num_requests + 1)
+
+    def _expected_peak(self) -> ExpectedPeak:
+        """Made when the first candidate asks: the running requests as they are now."""
+        if self._peak is None:
+            running = self._policy.running.values()
+            generated = [len(waiting.req.output_ids) for waiting in running]
+            context = np.array([waiting.own_len for waiting in running], np.float64) + generated
+            remaining = [
+                waiting.remaining_len(length, len(generated))
+                for waiting, length in zip(running, generated, strict=True)
+            ]
+            free = self.rem_total_tokens + self.rem_total_token_offset
+            shared = max(self._policy.mem_tokens - free - context.sum(), 0)
+            # The prefixes that both sides go on with stay, though nobody may be holding them just now.
+            kept = {n.id: len(n.key) for node in self._policy.next_nodes() for n in unlocked_path(node)}
+            self._kept_nodes = kept.keys()
+            # Mixed batches decode without SGLang's check that memory suffices: keep their tokens free.
+            free_for_all = self._policy.mem_tokens - self.cur_rem_token_offset
+            self._peak = ExpectedPeak(
+                free_for_all, shared + sum(kept.values()), context, np.array(remaining, np.float64)
+            )
+        return self._peak

@@ -1,0 +1,54 @@
+"""Prepares a batch file by SGLang's own tokenizer manager, as the engine has it, and as the workers do.
+
+    python equal_preparation.py FILE...      # prints the number of lines; fails at the first that differs
+
+A process of its own, because importing SGLang takes long and leaves its mark on the process.
+"""
+
+import sys
+from pathlib import Path
+
+import orjson
+from sglang.srt.entrypoints.engine import init_tokenizer_manager
+from sglang.srt.server_args import PortArgs
+
+from sglang_blend.demo_model import demo_model_path
+from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.srt.fast_tokenizer import skip_offsets
+from sglang_blend.srt.flags import server_args
+from sglang_blend.srt.serving import Serving, tokenizer_manager_alone
+
+
+class Recording(Serving):
+    """Keeps the sampling parameters of the request that SGLang would run."""
+
+    def _prepared(self, adapted, token_ids):
+        self.sampling_params = adapted.sampling_params
+        return super()._prepared(adapted, token_ids)
+
+
+def prepare(serving: Recording, line: BatchLine) -> tuple[object, ...]:
+    serving.sampling_params = None
+    prepared = serving.prepare(line)
+    return prepared, serving.sampling_params
+
+
+def main() -> None:
+    args = server_args(["--model-path", str(demo_model_path()), "--served-model-name", "demo"])
+    theirs = Recording(*init_tokenizer_manager(args, PortArgs.init_new(args)))
+    manager, templates = tokenizer_manager_alone(args)
+    skip_offsets(manager.tokenizer)
+    ours = Recording(manager, templates)
+    num_lines = 0
+    for path in sys.argv[1:]:
+        with BatchFile(Path(path)) as batch:
+            for line in batch.scan():
+                if isinstance(line, BatchLine):
+                    sent = BatchLine(**orjson.loads(orjson.dumps(line._asdict())))
+                    assert prepare(ours, sent) == prepare(theirs, line), f"{path}: {line.custom_id} differs"
+                    num_lines += 1
+    print(num_lines)
+
+
+if __name__ == "__main__":
+    main()

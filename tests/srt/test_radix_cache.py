@@ -1,0 +1,150 @@
+"""The annotated radix cache: demand stays true through insert, split, evict and reset."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+# Importing SGLang warns of kernels that this machine lacks.
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), prompts),
+        st.tuples(st.just("expect"), prompts),
+        st.tuples(st.just("forget"), st.integers(0, 8)),
+        st.tuples(st.just("match"), prompts),
+        st.tuples(st.just("lock"), prompts),
+        st.tuples(st.just("evict"), st.integers(1, 8)),
+        st.tuples(st.just("reset"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+class Allocator:
+    """The parts of a KV allocator that a cache without memory asks."""
+
+    device = "cpu"
+    page_size = 1
+
+    def free_segment(self, indices: Any, start_pos: int) -> None:
+        """Nothing is held."""
+
+
+def make_cache(page_size: int = 1, **options: Any) -> Any:
+    """A cache without memory behind it."""
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_blend.srt.radix_cache import BlendRadixCache
+
+    params = CacheInitParams(
+        disable=False,
+        req_to_token_pool=None,
+        token_to_kv_pool_allocator=Allocator(),
+        page_size=page_size,
+    )
+    return BlendRadixCache(params, **options)
+
+
+def key(tokens: list[int]) -> Any:
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+
+    return RadixKey(array("q", tokens))
+
+
+def insert(cache: Any, tokens: list[int]) -> None:
+    from sglang.srt.mem_cache.base_prefix_cache import InsertParams
+
+    cache.insert(InsertParams(key=key(tokens), value=None))
+
+
+def match(cache: Any, tokens: list[int]) -> Any:
+    from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
+
+    return cache.match_prefix(MatchPrefixParams(key=key(tokens)))
+
+
+def evict(cache: Any, num_tokens: int) -> None:
+    from sglang.srt.mem_cache.base_prefix_cache import EvictParams
+
+    cache.evict(EvictParams(num_tokens=num_tokens))
+
+
+def cached(cache: Any, tokens: list[int]) -> int:
+    return len(match(cache, tokens).device_indices)
+
+
+@pytest.mark.parametrize("page_size", [1, 2])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=steps)
+def test_demand_stays_true_whatever_happens_to_the_tree(page_size: int, steps: list[Any]) -> None:
+    cache = make_cache(page_size)
+    names: Iterator[int] = iter(range(1000))
+    locked = []
+    for what, value in steps:
+        if what == "insert":
+            insert(cache, value)
+        elif what == "expect":
+            n = next(names)
+            cache.expect(f"r{n}", key(value), (1, 0, n, n), 4.0)
+        elif what == "forget":
+            cache.forget(f"r{value}")
+        elif what == "match":
+            match(cache, value)
+        elif what == "lock":
+            locked.append(match(cache, value).last_device_node)
+            cache.inc_lock_ref(locked[-1])
+        elif what == "evict":
+            evict(cache, value)
+        else:
+            while locked:
+                cache.dec_lock_ref(locked.pop())
+            cache.reset()
+        cache.check_integrity()
+
+
+def test_a_wrong_count_is_noticed() -> None:
+    cache = make_cache()
+    insert(cache, [1, 2, 3])
+    cache.expect("a", key([1, 2, 3, 4]), (1, 0, 0, 0), 4.0)
+    cache.root_node.demand.num_pending += 1
+    with pytest.raises(AssertionError, match="counts 2 pending requests, there are 1"):
+        cache.check_integrity()
+
+
+def test_what_is_needed_goes_last_and_what_is_needed_next_at_the_very_last() -> None:
+    cache = make_cache()
+    for first in (1, 2, 3):
+        insert(cache, [first] * 4)
+    cache.expect("late", key([1, 1, 1, 1, 9]), (1, 0, 7, 0), 4.0)
+    cache.expect("soon", key([2, 2, 2, 2, 9]), (1, 0, 3, 1), 4.0)
+    for left in ([2, 1], [2], []):
+        evict(cache, 4)
+        assert [first for first in (2, 1, 3) if cached(cache, [first] * 4)] == left
+    assert (cache.num_evicted_tokens, cache.num_evicted_wanted_tokens) == (12, 8)
+
+
+def test_without_demand_the_least_recently_used_goes_first_as_in_sglang() -> None:
+    cache = make_cache(demand_aware_eviction=False)
+    for first in (1, 2):
+        insert(cache, [first] * 4)
+    cache.expect("needs the older", key([1, 1, 1, 1, 9]), (1, 0, 0, 0), 4.0)
+    evict(cache, 4)
+    assert (cached(cache, [1] * 4), cached(cache, [2] * 4)) == (0, 4)
+
+
+def test_the_density_of_a_node_counts_what_is_not_cached_yet() -> None:
+    cache = make_cache()
+    insert(cache, [1] * 8)
+    cache.expect("a", key([1] * 8 + [2] * 2), (1, 0, 0, 0), 4.0)
+    node = match(cache, [1] * 8).last_device_node
+    # 2 prompt tokens and 4 outputs to compute; 10 * 4 + 4 * 4 / 2 tokens read.
+    assert node.demand.density(token_s_ratio=16.0) == pytest.approx(16.0 * 6 / 48)
+    assert cache.root_node.demand.density(16.0) == node.demand.density(16.0)
