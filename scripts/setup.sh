@@ -40,7 +40,10 @@ uv=$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 .venv/bin/python -m sglang_blend.demo_model >/dev/null &
 # SGLang imports thousands of modules in each of its processes. Containers often forbid bytecode at run time
 # (PYTHONDONTWRITEBYTECODE) and would then compile them at every start.
-env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c \
-    'import sglang_blend.srt.engine, sglang.srt.managers.scheduler, sglang.srt.models.registry' 2>/dev/null
+if ! words=$(env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c \
+    'import sglang_blend.srt.host, sglang.srt.managers.scheduler, sglang.srt.models.registry' 2>&1); then
+    printf 'setup: the installed packages do not work together:\n%s\n' "$words" >&2
+    exit 2
+fi
 wait $! || echo "setup: no demo model yet (see above); the first job without --model-path tries again" >&2
 echo "$wanted" >"$stamp"

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from sglang_blend import __version__
-from sglang_blend.cli import fork, plan, simulate
+from sglang_blend.cli import bench, fork, plan, simulate
 from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
 
-SUBCOMMANDS = (plan, simulate, fork)
+SUBCOMMANDS = (plan, simulate, bench, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
     for module in SUBCOMMANDS:
         module.add_parser(subparsers)
-    args = parser.parse_args(argv)
+    args, engine_argv = parser.parse_known_args(argv)
+    if engine_argv and not getattr(args, "takes_engine_flags", False):
+        parser.error(f"unrecognized arguments: {' '.join(engine_argv)}")
+    args.engine_argv = engine_argv
     try:
         return int(args.run(args))
     except BlendError as error:

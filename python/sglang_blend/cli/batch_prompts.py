@@ -7,7 +7,8 @@ and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError, InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.records import Rejection
 
 # Lengths are planned; a cap that a line does not name is guessed.
@@ -139,7 +141,7 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
     of_request: list[int] = []
     num_skipped, first_skipped, num_without_cap = 0, "", 0
     with BatchFile(path) as batch:
-        for line in batch.scan():
+        for line in _first_of_each_custom_id(batch):
             try:
                 if isinstance(line, Rejection):
                     raise ValueError(line.message)
@@ -172,6 +174,11 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
         namespace=np.array(of_request, np.int32),
     )
     return BatchPrompts(table, num_skipped, first_skipped, num_without_cap)
+
+
+def _first_of_each_custom_id(batch: BatchFile) -> Iterator[BatchLine | Rejection]:
+    index = LineIndex.build(batch)
+    return itertools.chain(index.refused(), index.accepted())
 
 
 def _cap(body: dict[str, Any], url: str, default: int) -> tuple[int, bool, bool]:

@@ -1,0 +1,77 @@
+"""What a benchmark runs: policies, orders, shuffles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sglang_blend.core import order_names
+from sglang_blend.errors import ConfigError
+
+# In place of an order: fed as the file comes and without hints, so that our policies plan their own queue.
+UNPLANNED = "unplanned"
+# Executed by `sglang_blend.srt.policy`; not imported from there, which would import sglang.
+PLANNED_POLICIES = ("dual-scan", "stationary")
+
+
+class Contender(NamedTuple):
+    """A schedule policy and the order in which it is fed.
+
+    Stock policies are fed in the shuffled order of the file unless another is named; ours in their plan.
+    """
+
+    policy: str
+    order: str
+
+    @property
+    def name(self) -> str:
+        """As the user writes it."""
+        default = self.policy if self.policy in PLANNED_POLICIES else "fcfs"
+        return self.policy if self.order == default else f"{self.policy}@{self.order}"
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """From `POLICY` or `POLICY@ORDER`; SGLang checks the policy when the engine starts.
+
+        Raises:
+            ConfigError: the order is unknown.
+        """
+        policy, at, order = text.strip().partition("@")
+        if not at:
+            return cls(policy, policy if policy in PLANNED_POLICIES else "fcfs")
+        allowed = (*order_names(), UNPLANNED)
+        if order not in allowed:
+            raise ConfigError(
+                f"--policies {text!r}: order {order!r} is unknown; the orders are {', '.join(allowed)}."
+            )
+        return cls(policy, order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """What one worker runs.
+
+    Attributes:
+        file: the batch file.
+        contenders: as text; they have one policy.
+        num_shuffles: runs per contender, each with another order of the lines.
+        limit: lines to take after the first shuffle; None takes all.
+        window: requests with the engine at a time; None as for a job.
+        engine_argv: SGLang's flags, the same for every worker.
+    """
+
+    file: str
+    contenders: list[str]
+    num_shuffles: int
+    limit: int | None
+    window: int | None
+    engine_argv: list[str]
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)

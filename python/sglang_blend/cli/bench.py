@@ -1,0 +1,91 @@
+"""`sglang-blend bench`: the same file under several schedule policies, on the real engine.
+
+sglang-blend bench --file batch.jsonl --policies fcfs,lpm,dual-scan --shuffles 3 --max-total-tokens 4000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sglang_blend.bench.comparison import compare_answers, table
+from sglang_blend.bench.matrix import Contender, WorkerConfig
+from sglang_blend.errors import ConfigError, EngineError
+
+_DEFAULT_POLICIES = "fcfs,lpm,dfs-weight,fcfs@dfs,dual-scan,stationary"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="run one file under several schedule policies and compare",
+        description="Run one batch file under several schedule policies with the same flags, each run with an"
+        " empty cache. Every SGLang server flag is passed through.",
+        epilog="example: sglang-blend bench --file batch.jsonl --policies fcfs,lpm,dual-scan --shuffles 3",
+    )
+    add = parser.add_argument
+    add("--file", type=Path, required=True, help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz")
+    add(
+        "--policies",
+        default=_DEFAULT_POLICIES,
+        help="schedule policies, comma-separated; POLICY@ORDER feeds one in another order than the file's"
+        " (default: %(default)s)",
+    )
+    add("--shuffles", type=int, default=1, help="orders of the lines to run (default: %(default)s)")
+    add("--limit", type=int, help="take this many lines after the first shuffle (default: all)")
+    add("--window", type=int, help="requests with the engine at a time (default: as for a job)")
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.set_defaults(run=run, takes_engine_flags=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run all contenders, one engine per policy; returns the exit code.
+
+    Raises:
+        BlendError: a value that is not allowed, or an engine that failed.
+    """
+    for name in ("shuffles", "limit", "window"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: 1 or more is allowed.")
+    contenders = [Contender.parse(text) for text in args.policies.split(",")]
+    report: dict[str, Any] = {"tree_minimum_prompt_tokens": 0, "runs": []}
+    for _, group in groupby(contenders, key=lambda contender: contender.policy):
+        config = WorkerConfig(
+            file=str(args.file),
+            contenders=[contender.name for contender in group],
+            num_shuffles=args.shuffles,
+            limit=args.limit,
+            window=args.window,
+            engine_argv=args.engine_argv,
+        )
+        part = _run_worker(config)
+        report["tree_minimum_prompt_tokens"] = part["tree_minimum_prompt_tokens"]
+        report["runs"] += part["runs"]
+    compare_answers(report["runs"])
+    print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() if args.json else table(report))
+    return 0
+
+
+def _run_worker(config: WorkerConfig) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="sglang-blend-bench-") as folder:
+        given, found = Path(folder) / "config.json", Path(folder) / "report.json"
+        given.write_bytes(orjson.dumps(config.to_json()))
+        command = [sys.executable, "-m", "sglang_blend.bench.worker", str(given), str(found)]
+        done = subprocess.run(command, stdout=sys.stderr, env=dict(os.environ), check=False)
+        if done.returncode or not found.exists():
+            raise EngineError(
+                f"the engine for {', '.join(config.contenders)} failed (exit code {done.returncode}); "
+                "its words are above."
+            )
+        report: dict[str, Any] = orjson.loads(found.read_bytes())
+        return report
