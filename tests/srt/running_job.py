@@ -18,6 +18,8 @@ import psutil
 
 # The machine may be busy; a test that passes never waits so long.
 PATIENCE_S = 600.0
+# By default the KV pool takes a third of the free memory, beside other engines of the same test run.
+SMALL_POOL = ("--max-total-tokens", "20000")
 
 
 class RunningJob:
@@ -30,7 +32,7 @@ class RunningJob:
         batch.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
         self._screen = (folder / "screen").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sglang_blend.launch_offline", "--file", str(batch), *flags],
+            [sys.executable, "-m", "sglang_blend.launch_offline", "--file", str(batch), *SMALL_POOL, *flags],
             stdout=self._screen,
             stderr=self._screen,
             start_new_session=True,
@@ -106,6 +108,10 @@ class RunningJob:
     def screen(self) -> str:
         """What it has said so far."""
         return (self._folder / "screen").read_text()[-4000:]
+
+    def engine_log(self) -> str:
+        """The end of what its processes have said."""
+        return (self._folder / "batch.engine.log").read_text()[-4000:]
 
     def is_gone_within(self, seconds: float) -> bool:
         """Whether no process of it is left."""

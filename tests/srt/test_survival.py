@@ -92,7 +92,8 @@ def test_a_job_killed_while_the_scheduler_starts_leaves_no_process(tmp_path: Pat
 def test_a_job_killed_while_it_runs_leaves_no_process_and_whole_lines(tmp_path: Path) -> None:
     with RunningJob(tmp_path, [long_completion(n) for n in range(400)]) as job:
         job.wait_for_answers(1)
-        assert len(job.descendants()) >= 4, "nursery, host, scheduler, detokenizer"
+        assert "died" not in job.screen(), job.screen() + job.engine_log()
+        assert len(job.descendants()) >= 4, "nursery, host, scheduler, detokenizer\n" + job.engine_log()
         job.send(signal.SIGKILL)
         job.exit_code()
         assert job.is_gone_within(5)
