@@ -57,7 +57,7 @@ class JobConfig:
             "--file",
             type=location,
             required=True,
-            help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz",
+            help="batch file (OpenAI Batch JSON Lines) or table of prompts (JSON Lines, Parquet); a path or an address",
         )
         add(
             "--output",

@@ -19,17 +19,30 @@ from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.log import log_to_stderr
+from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job; returns the exit code."""
-    log_to_stderr()
+    """Run one job from its command line; returns the exit code."""
+    args, engine_argv = parse(sys.argv[1:] if argv is None else argv)
+    return run(args, engine_argv)
+
+
+def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
+    """Run one job; returns the exit code.
+
+    Args:
+        args: of `add_cli_args`.
+        engine_argv: SGLang's flags.
+    """
+    log_to_stderr(args.log_level)
+    if args.log_level != DEFAULT_LOG_LEVEL:
+        engine_argv = ["--log-level", args.log_level, *engine_argv]
     with Stop() as stop:
         try:
-            config, engine_argv = parse(sys.argv[1:] if argv is None else argv)
+            config = JobConfig.from_cli_args(args)
             job = OfflineJob(config, stop, engine_argv=engine_argv)
             summary = job.run(lambda: start_engine(engine_argv, config), check=fork.require)
         except BlendError as e:
@@ -44,8 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_SOME_FAILED if summary.failed else EXIT_OK
 
 
-def parse(argv: Sequence[str]) -> tuple[JobConfig, list[str]]:
-    """Split the command line into the job's config and SGLang's flags (left as they are)."""
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the command line into the job's options and SGLang's flags (left as they are)."""
+    if "--help-engine" in argv:
+        _print_engine_help()
+    return make_parser().parse_known_args(argv)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of the main job."""
     parser = argparse.ArgumentParser(
         prog="python -m sglang_blend.launch_offline",
         description="Run a whole batch file (OpenAI Batch format) through SGLang as one job.",
@@ -53,11 +73,20 @@ def parse(argv: Sequence[str]) -> tuple[JobConfig, list[str]]:
         "SmolLM2-135M-Instruct), --tp-size, --context-length ...; --help-engine lists them all.",
         allow_abbrev=False,
     )
+    add_cli_args(parser)
+    return parser
+
+
+def add_cli_args(parser: argparse.ArgumentParser) -> None:
+    """Register the job's options, and those of the command around it."""
     JobConfig.add_cli_args(parser)
-    if "--help-engine" in argv:
-        _print_engine_help()
-    args, engine_argv = parser.parse_known_args(argv)
-    return JobConfig.from_cli_args(args), engine_argv
+    parser.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default=DEFAULT_LOG_LEVEL,
+        help="how much this command says; another than %(default)s is SGLang's level too, whose words are in"
+        " the engine's log (default: %(default)s)",
+    )
 
 
 def start_engine(engine_argv: Sequence[str], config: JobConfig, log: Path | None = None) -> RunningEngine:

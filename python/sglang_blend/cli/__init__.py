@@ -7,23 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from sglang_blend import __version__
-from sglang_blend.cli import bench, fork, plan, simulate
+from sglang_blend.cli import bench, fork, plan, run, simulate
 from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
 
-SUBCOMMANDS = (plan, simulate, bench, fork)
+SUBCOMMANDS = (run, plan, simulate, bench, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, dispatch, turn a `BlendError` into its sentence and exit code."""
     log_to_stderr()
-    parser = argparse.ArgumentParser(
-        prog="sglang-blend", description="Offline batch inference on SGLang as one planned job."
-    )
-    parser.add_argument("--version", action="version", version=f"sglang-blend {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
-    for module in SUBCOMMANDS:
-        module.add_parser(subparsers)
+    parser = make_parser()
     args, engine_argv = parser.parse_known_args(argv)
     if engine_argv and not getattr(args, "takes_engine_flags", False):
         parser.error(f"unrecognized arguments: {' '.join(engine_argv)}")
@@ -33,3 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BlendError as error:
         print(f"sglang-blend: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of `sglang-blend`."""
+    parser = argparse.ArgumentParser(
+        prog="sglang-blend", description="Offline batch inference on SGLang as one planned job."
+    )
+    parser.add_argument("--version", action="version", version=f"sglang-blend {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
+    for module in SUBCOMMANDS:
+        module.add_parser(subparsers)
+    return parser

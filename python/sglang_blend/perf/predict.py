@@ -37,7 +37,9 @@ class MakespanPredictor:
     """Simulates schedules of one job on one engine.
 
     Args:
-        table, cost, engine: the job and what runs it.
+        table: the job.
+        cost: model and machine.
+        engine: how the engine runs it.
         tree: the job's prefix tree, when it is there already.
         output_len: (n,) int64, true output lengths; None takes each schedule's estimates for the truth.
         max_requests: larger jobs are sampled, unless a sample would have to be most of the job.

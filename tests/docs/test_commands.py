@@ -1,0 +1,86 @@
+"""Every command that README and docs show is run here as it stands, or is listed with a reason why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from docs.commands import ROOT, shown_commands
+
+OTHER_MODEL = "the model comes from a hub"
+BY_ITSELF = "a README command; this test is part of it, or runs after it"
+INSTALLS = "changes the environment that the tests run in"
+SERVER = "tests/srt/test_server.py runs it with the demo model"
+TRACE = "the trace is not part of this repository"
+MEASURES = "a measurement that takes many minutes; the page has its numbers"
+# Beginnings of commands that are not run.
+NOT_RUN = {
+    "python -m sglang_blend.launch_offline --file batch.jsonl --model-path meta-llama/": OTHER_MODEL,
+    "python -m sglang_blend.launch_offline --file mine.jsonl --model-path meta-llama/": OTHER_MODEL,
+    "python -m sglang.launch_server --model-path MODEL": SERVER,
+    "scripts/quickstart.sh": BY_ITSELF,
+    "scripts/test.sh": BY_ITSELF,
+    "scripts/check": BY_ITSELF,
+    "python -m pytest": BY_ITSELF,
+    "sglang-blend fork record": INSTALLS,
+    "sglang-blend fork install": INSTALLS,
+    "pip install": INSTALLS,
+    "python scripts/kill_test.py": MEASURES,
+    "python scripts/bench_simulator.py": MEASURES,
+    "sglang-blend simulate --trace mooncake": TRACE,
+    "sglang-blend bench --file bbh_direct.jsonl.gz": MEASURES,
+}
+COMMANDS = sorted({command.text for command in shown_commands()})
+RUN = [text for text in COMMANDS if not any(text.startswith(start) for start in NOT_RUN)]
+STARTS_ENGINE = ("launch_offline", "sglang-blend run", "sglang-blend bench")
+
+
+def _line(number: int) -> dict[str, object]:
+    body = {"messages": [{"role": "user", "content": f"Say {number}."}], "max_tokens": 4}
+    return {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a reader of the docs stands: in the repository, with files of his own."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("examples", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "batch.jsonl").write_text("".join(json.dumps(_line(n)) + "\n" for n in range(3)))
+    table = {"question": ["The capital of France is", "The capital of Italy is"], "max_tokens": [4, 4]}
+    pq.write_table(pa.table(table), folder / "questions.parquet")
+    return folder
+
+
+def test_no_reason_is_left_without_its_command() -> None:
+    assert [start for start in NOT_RUN if not any(text.startswith(start) for text in COMMANDS)] == []
+
+
+def _params() -> list[object]:
+    def starts_engine(text: str) -> bool:
+        return any(word in text for word in STARTS_ENGINE)
+
+    marks = [[pytest.mark.engine] if starts_engine(text) else [] for text in RUN]
+    return [pytest.param(t, marks=m, id=t.splitlines()[0]) for t, m in zip(RUN, marks, strict=True)]
+
+
+@pytest.mark.parametrize("text", _params())
+def test_the_command_runs_as_shown(text: str, folder: Path) -> None:
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", text],
+        cwd=folder,
+        env={**os.environ, "PATH": programs},
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
