@@ -48,6 +48,7 @@ class JobConfig:
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT_S
     hang_timeout: float = DEFAULT_HANG_TIMEOUT_S
     max_restarts: int = DEFAULT_MAX_RESTARTS
+    report: bool = True
 
     @staticmethod
     def add_cli_args(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +140,12 @@ class JobConfig:
             default=DEFAULT_MAX_RESTARTS,
             help="restarts of a dead engine without one finished request between them (default: %(default)s)",
         )
+        add(
+            "--report",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="make an HTML report beside the output at the end (default: %(default)s)",
+        )
         Reading.add_cli_args(parser)
 
     @classmethod
@@ -186,7 +193,11 @@ class JobConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFiles:
-    """Where a job reads and writes, all places given. `identity_file` says whose results they are."""
+    """Where a job reads and writes, all places given. `identity_file` says whose results they are.
+
+    `steps_file` and `runs_file` are what the report is made of: what the schedulers did, and what each run of
+    the job planned and measured. They lie on a local disk.
+    """
 
     file: Location
     output: Location
@@ -194,13 +205,16 @@ class JobFiles:
     summary_file: Location
     identity_file: Location
     engine_log: Path
+    steps_file: Path
+    runs_file: Path
+    report_file: Path
     work_dir: Path
     output_format: str
 
 
 def resolve_files(config: JobConfig) -> JobFiles:
     """Fill the open places: batch.jsonl -> batch.output.jsonl -> batch.errors.jsonl, batch.summary.json,
-    batch.job.json, batch.engine.log.
+    batch.job.json, batch.engine.log, batch.steps.jsonl, batch.runs.jsonl, batch.report.html.
 
     Results of an input that is not on a local disk lie in the current directory.
 
@@ -211,6 +225,7 @@ def resolve_files(config: JobConfig) -> JobFiles:
     suffix = f".{config.output_format or 'jsonl'}"
     output = config.output or beside_input.with_name(f"{_stem(config.file)}.output{suffix}")
     stem = _stem(output).removesuffix(".output")
+    local = output.parent if isinstance(output, Path) else Path()
     files = JobFiles(
         file=config.file,
         output=output,
@@ -218,8 +233,11 @@ def resolve_files(config: JobConfig) -> JobFiles:
         summary_file=config.summary_file or output.with_name(f"{stem}.summary.json"),
         identity_file=output.with_name(f"{stem}.job.json"),
         output_format=config.output_format or ("parquet" if output.suffix == ".parquet" else "jsonl"),
-        engine_log=(output.parent if isinstance(output, Path) else Path()) / f"{stem}.engine.log",
-        work_dir=config.work_dir or (output.parent if isinstance(output, Path) else Path()),
+        engine_log=local / f"{stem}.engine.log",
+        steps_file=local / f"{stem}.steps.jsonl",
+        runs_file=local / f"{stem}.runs.jsonl",
+        report_file=local / f"{stem}.report.html",
+        work_dir=config.work_dir or local,
     )
     name_of: dict[str, str] = {identity(files.file): "the batch file"}
     for option, place in (
@@ -228,6 +246,9 @@ def resolve_files(config: JobConfig) -> JobFiles:
         ("--summary-file", files.summary_file),
         ("the engine's log", files.engine_log),
         ("the job file", files.identity_file),
+        ("the file of steps", files.steps_file),
+        ("the file of runs", files.runs_file),
+        ("the report", files.report_file),
     ):
         taken = name_of.setdefault(identity(place), option)
         if taken != option:

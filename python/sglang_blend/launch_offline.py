@@ -44,7 +44,9 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
         try:
             config = JobConfig.from_cli_args(args)
             job = OfflineJob(config, stop, engine_argv=engine_argv)
-            summary = job.run(lambda: start_engine(engine_argv, config), check=fork.require)
+            summary = job.run(
+                lambda: start_engine(engine_argv, config, stats_file=job.files.steps_file), check=fork.require
+            )
         except BlendError as e:
             print(f"launch_offline: {e}", file=sys.stderr)
             return e.exit_code
@@ -89,13 +91,16 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def start_engine(engine_argv: Sequence[str], config: JobConfig, log: Path | None = None) -> RunningEngine:
+def start_engine(
+    engine_argv: Sequence[str], config: JobConfig, log: Path | None = None, *, stats_file: Path | None = None
+) -> RunningEngine:
     """Start the real engine; on the demo model where no other is named.
 
     Args:
         engine_argv: SGLang's flags.
         config: of the job that it is for.
         log: what its processes say; beside the job's output unless named.
+        stats_file: what its schedulers do, step by step; nowhere unless named.
 
     Raises:
         BlendError: a flag is wrong, the model is not there, or a process dies on the way.
@@ -110,6 +115,7 @@ def start_engine(engine_argv: Sequence[str], config: JobConfig, log: Path | None
     return OfflineEngine(
         engine_argv,
         log=log or resolve_files(config).engine_log,
+        stats_file=stats_file,
         num_prepare_workers=config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS),
         supervision=SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts),
     )

@@ -100,6 +100,7 @@ BROKEN_LINE = b'{"custom_id": "broken", '
 class BatchRun:
     """What a user has in hand after the job."""
 
+    directory: Path
     exit_code: int
     screen: str
     log: str
@@ -125,6 +126,7 @@ def run_batch(directory: Path, lines: list[bytes], *flags: str) -> BatchRun:
     answers = [json.loads(line) for line in output.read_bytes().split(b"\n")[:-1]]
     assert len({a["custom_id"] for a in answers}) == len(answers), "a request was answered twice"
     return BatchRun(
+        directory,
         done.returncode,
         done.stdout,
         done.stderr,

@@ -7,6 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from sglang_blend.scheduling.step_records import read_steps
 from srt.batch_run import EXAMPLE, FEATURES, MALFORMED_PREFIX, PERSON, REFUSED, BatchRun
 
 pytestmark = pytest.mark.engine
@@ -46,6 +47,35 @@ def test_the_summary_adds_up_with_the_answers(batch_run: BatchRun) -> None:
     assert 0 < summary["generate_s"] < summary["wall_s"]
     assert batch_run.exit_code == 1, "some lines failed"
     assert "Job finished." in batch_run.screen
+
+
+def test_the_steps_beside_the_output_add_up_with_the_answers(batch_run: BatchRun) -> None:
+    """Every decode step gives one token; the first token of an output comes with its prefill."""
+    (engine,) = read_steps(batch_run.directory / "batch.steps.jsonl")
+    (end,) = [line["end"] for line in run_lines(batch_run) if "end" in line]
+    totals = end["schedulers"][0]["totals"]
+    for name in ("steps", "prefill_tokens", "decode_tokens", "cached_tokens", "retracted"):
+        assert sum(record[name] or 0 for record in engine.records) == totals[name]
+    usages = [a["response"]["body"]["usage"] for a in batch_run.answers.values()]
+    assert totals["decode_tokens"] <= sum(u["completion_tokens"] for u in usages)
+    assert max(record["kv_used_tokens"] or 0 for record in engine.records) <= engine.header["kv_pool_tokens"]
+    starts = [record["start_s"] or 0.0 for record in engine.records]
+    assert starts == sorted(starts)
+    busy_s = sum((record["compute_s"] or 0) + (record["kv_read_s"] or 0) for record in engine.records)
+    assert busy_s > 0
+
+
+def test_the_record_of_the_run_knows_every_answered_request(batch_run: BatchRun) -> None:
+    (requests,) = [line["requests"] for line in run_lines(batch_run) if "requests" in line]
+    assert requests["num_requests"] == len(batch_run.answers)
+    assert sum(requests["sample"]["output_len"]) == batch_run.summary["output_tokens"]
+    (plan,) = [line["plan"] for line in run_lines(batch_run) if "plan" in line]
+    assert plan["predicted"]["makespan_s"] > 0
+    assert any("preview" in prefix and prefix["preview"] for prefix in plan["prefixes"])
+
+
+def run_lines(run: BatchRun) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.directory / "batch.runs.jsonl").read_bytes().splitlines()]
 
 
 def test_more_than_half_of_the_possible_prefix_sharing_is_achieved(batch_run: BatchRun) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sglang_blend.scheduling.step_records import read_steps
 from srt.batch_run import completion
 from srt.running_job import RunningJob
 
@@ -58,6 +59,9 @@ def test_a_killed_scheduler_is_replaced_and_a_signal_drains(tmp_path: Path) -> N
         assert summary["not_run"] == 400 - len(answers) > 0
         assert summary["stopped_by"] == "SIGTERM"
         assert "given up" not in job.screen(), "everything in flight had the time to finish"
+        engines = list(read_steps(tmp_path / "batch.steps.jsonl"))
+        assert len(engines) == 2
+        assert all(engine.records for engine in engines)
         assert job.is_gone_within(5)
 
 

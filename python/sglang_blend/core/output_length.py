@@ -97,6 +97,11 @@ class OutputLengths:
             raise PlanError(f"row {row} is not one of the {self._table.n} requests")
         self._observed[rows] = whole_lengths("output length", output_len)
 
+    @property
+    def observed(self) -> FloatArray:
+        """(n,) float64, true lengths in tokens; NaN where a request has not finished. Not to be written."""
+        return self._observed
+
     def estimate(self) -> OutputEstimate:
         """Expected lengths of all requests, after what has finished so far; a few passes over the job."""
         table, tree, config = self._table, self._tree, self._config

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import glob
 import logging
 import resource
 import time
@@ -10,15 +12,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.errors import EngineError
 from sglang_blend.job.checkpoint import Checkpoint
 from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
+from sglang_blend.job.plan_facts import plan_facts, text_of_body
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.results import Results
+from sglang_blend.job.run_record import RunRecord, without_secrets
 from sglang_blend.job.runner import prepare, run_planned
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Interrupted, Stop
@@ -26,6 +32,9 @@ from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import size_of
 
 logger = logging.getLogger(__name__)
+
+# What a healthy engine takes to tell its totals; a dying one may take longer and is not waited for.
+LAST_QUESTION_S = 5.0
 
 
 class OfflineJob:
@@ -44,7 +53,7 @@ class OfflineJob:
         self._engine_argv = engine_argv
         self._stop = stop or Stop()
         self._engine: RunningEngine | None = None  # kept for its counters
-        self._files = resolve_files(config)
+        self.files = resolve_files(config)
         self._tally = Tally()
         self._earlier = Tally()  # set by run
         self._seconds: defaultdict[str, float] = defaultdict(float)
@@ -69,11 +78,11 @@ class OfflineJob:
             OutputError: a result cannot be written any more; what had finished before is in the files.
         """
         self._started_at = time.monotonic()
-        checkpoint = Checkpoint(self._config, self._files, self._engine_argv)
+        checkpoint = Checkpoint(self._config, self.files, self._engine_argv)
         finished = checkpoint.finished()
         if finished is not None:
             return self._finished_earlier(finished)
-        with BatchFile(self._config.file, self._files.work_dir, self._config.reading) as batch:
+        with BatchFile(self._config.file, self.files.work_dir, self._config.reading) as batch:
             if check is not None:
                 check()
             output = checkpoint.output
@@ -84,6 +93,8 @@ class OfflineJob:
                         index = LineIndex.build(batch)
                         self._num_lines = len(index)
                         self._earlier = checkpoint.open(index)
+                        if not self._earlier.total:
+                            self._forget_records()
                     self._run_lines(batch, index, Results(output, self._tally), start_engine)
                 self._complete = self._num_not_run == 0
                 if self._complete:
@@ -102,6 +113,7 @@ class OfflineJob:
                     self._save(summary)
                 else:
                     checkpoint.forget()
+                    self._forget_records()
         return summary
 
     def _run_lines(
@@ -122,7 +134,7 @@ class OfflineJob:
     def _run_requests(
         self, batch: BatchFile, engine: RunningEngine, index: LineIndex, results: Results
     ) -> None:
-        with RequestSpool(self._files.work_dir) as spool:
+        with RequestSpool(self.files.work_dir) as spool:
             with self._timed("prepare"):
                 with Progress("preparing", index.num_pending) as progress:
                     prepare(index.accepted(), engine, spool, results, progress)
@@ -143,13 +155,57 @@ class OfflineJob:
                 with self._timed("prepare"):
                     plan = JobPlan(spool.table(), facts, order=self._config.order)
                 self._plan = plan
-                with self._timed("generate"), Progress("running", len(spool)) as progress:
-                    await run_planned(
-                        batch, engine, spool, plan, results, progress,
-                        window=self._config.window_for(facts.max_running_requests),
-                        stop=self._stop,
-                        drain_timeout_s=self._config.drain_timeout,
-                    )  # fmt: skip
+                record = RunRecord(self.files.runs_file)
+                try:
+                    with self._timed("generate"), Progress("running", len(spool)) as progress:
+                        await run_planned(
+                            batch, engine, spool, plan, results, progress,
+                            window=self._config.window_for(facts.max_running_requests),
+                            stop=self._stop,
+                            drain_timeout_s=self._config.drain_timeout,
+                            record=record,
+                        )  # fmt: skip
+                finally:
+                    await self._end_record(record, batch, engine, spool, plan)
+
+    async def _end_record(
+        self, record: RunRecord, batch: BatchFile, engine: RunningEngine, spool: RequestSpool, plan: JobPlan
+    ) -> None:
+        """Write what the report needs, before the engine is gone; a job that has no plan yet has nothing."""
+
+        def text_of_row(row: int) -> str:
+            return text_of_body(batch.line(*spool.position(row)).body)
+
+        schedulers: list[dict[str, Any]] = []
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(LAST_QUESTION_S):  # it also makes the scheduler write its last steps
+                schedulers = [state.get("blend", {}) for state in await engine.server_info()]
+        if plan.is_made:
+            tally = self._tally
+            record.write(
+                lambda: plan_facts(plan, text_of_row),
+                {
+                    "ended_at": time.time(),
+                    "seconds": dict(self._seconds) | {"plan": plan.plan_s},
+                    "ok": tally.ok,
+                    "failed": tally.failed,
+                    "prompt_tokens": tally.prompt_tokens,
+                    "cached_tokens": tally.cached_tokens,
+                    "output_tokens": tally.output_tokens,
+                    "num_sampled": len(plan.sample),
+                    "num_restarts": engine.num_restarts,
+                    "schedulers": schedulers,
+                    "engine_argv": without_secrets(self._engine_argv),
+                },
+            )
+
+    def _forget_records(self) -> None:
+        """What earlier jobs of the same name left for a report is not this one's."""
+        steps = self.files.steps_file
+        other_ranks = steps.parent.glob(f"{glob.escape(steps.name)}.[0-9]*")
+        for path in (steps, *other_ranks, self.files.runs_file, self.files.report_file):
+            with contextlib.suppress(OSError):  # whoever cannot write there is told so where it matters
+                path.unlink(missing_ok=True)
 
     @property
     def _num_not_run(self) -> int:
@@ -160,9 +216,9 @@ class OfflineJob:
         made, stopped_by = self._plan, self._stop.first_signal
         planned = made if made is not None and made.is_made else None
         return Summary(
-            file=str(self._files.file),
-            output=str(self._files.output),
-            error_file=str(self._files.error_file),
+            file=str(self.files.file),
+            output=str(self.files.output),
+            error_file=str(self.files.error_file),
             order=planned.schedule.order if planned else self._config.order,
             order_reason=planned.schedule.reason if planned else "",
             sampled=len(made.sample) if made else 0,
@@ -194,7 +250,7 @@ class OfflineJob:
 
     def _finished_earlier(self, summary: Summary) -> Summary:
         """The same counts, with nothing done by this run."""
-        logger.info("%s: finished earlier, nothing to do.", self._files.output)
+        logger.info("%s: finished earlier, nothing to do.", self.files.output)
         again = replace(
             summary,
             resumed_ok=summary.ok,
@@ -207,16 +263,16 @@ class OfflineJob:
             wall_s=time.monotonic() - self._started_at,
             config=self._config.to_json(),
         )
-        if size_of(self._files.summary_file) is None:
+        if size_of(self.files.summary_file) is None:
             self._save(summary)
         return again
 
     def _save(self, summary: Summary) -> None:
         """The summary is said on the screen too: where it cannot be saved, the results still count."""
         try:
-            summary.save(self._files.summary_file)
+            summary.save(self.files.summary_file)
         except OSError as e:
-            logger.error("%s cannot be written (%s).", self._files.summary_file, e.strerror or e)
+            logger.error("%s cannot be written (%s).", self.files.summary_file, e.strerror or e)
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

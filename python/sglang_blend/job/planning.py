@@ -14,6 +14,7 @@ Source: BlendServe, arXiv:2411.16102, sections 5.1 (sampling) and 5.4 (online ad
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,22 @@ from sglang_blend.core import (
 from sglang_blend.core.cost import IntArray
 from sglang_blend.core.workload import Workload
 from sglang_blend.job.engine import EngineFacts
+from sglang_blend.perf.bounds import Bounds, bounds_of
 from sglang_blend.perf.device import cost_of_engine
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.perf.simulated_job import SimulatedJob
 from sglang_blend.scheduling.planned import PlannedHints
 
 # With fewer requests of unknown length a sample would be most of the time that it could save.
 LEAST_TO_SAMPLE = 1000
 # `auto` simulates at most about this many requests of a job: seconds, while the engine would wait.
 _SIMULATED = 4000
+# What is predicted for the report alone may take so many: seconds, when the engine is gone.
+_MOST_SIMULATED = 8000
+# The engine that predictions are for.
+ENGINE = EngineConfig(admission="peak", eviction="demand")
 # Estimates are renewed whenever this part more of the job has finished.
 _RENEW_RATIO = 0.05
 
@@ -64,6 +71,10 @@ class JobPlan:
         self.sample, self.sample_skipped = self._choose_sample()
         self._hints: PlannedHints | None = None
         self._schedule: Schedule | None = None
+        self._workload: Workload | None = None
+        self._facts = facts
+        self.plan_s = 0.0  # what `make` took, seconds
+        self.predicted_s: dict[str, float] = {}  # simulated makespan of each order that was looked at
 
     @property
     def schedule(self) -> Schedule:
@@ -83,22 +94,69 @@ class JobPlan:
 
     def make(self) -> None:
         """Plan with what has been observed so far; seconds for a million requests."""
+        started = time.monotonic()
         lengths = self._lengths.estimate()
         workload = Workload(table=self._table, tree=self.tree, lengths=lengths, cost=self._cost)
-        predict = None
-        if isinstance(self._cost, RooflineCost):
-            predict = MakespanPredictor(
-                self._table,
-                self._cost,
-                EngineConfig(admission="peak", eviction="demand"),
-                tree=self.tree,
-                max_requests=_SIMULATED,
-                seed=self._config.seed,
-            )
+        predictor = self._predictor()
+
+        def predict(schedule: Schedule) -> float:
+            assert predictor is not None, "there is a cost model"
+            return self.predicted_s.setdefault(schedule.order, predictor(schedule))
+
         self._schedule = make_schedule(
-            self._table, self._cost, self._config, predict=predict, workload=workload
+            self._table,
+            self._cost,
+            self._config,
+            predict=None if predictor is None else predict,
+            workload=workload,
         )
+        self._workload = workload
         self._hints = PlannedHints(workload, self._schedule)
+        self.plan_s = time.monotonic() - started
+
+    def predict(self) -> float | None:
+        """Simulated makespan of the schedule, seconds, by what was known when it was made.
+
+        None where that would take too long, or there is no cost model.
+        """
+        schedule, predictor = self.schedule, self._predictor()
+        if schedule.order not in self.predicted_s and predictor is not None:
+            if (predictor.sample_size(schedule) or schedule.n) > _MOST_SIMULATED:
+                return None
+            self.predicted_s[schedule.order] = predictor(schedule)
+        return self.predicted_s.get(schedule.order)
+
+    @property
+    def workload(self) -> Workload:
+        """The job as it was planned; after `make`."""
+        assert self._workload is not None, "make() comes first"
+        return self._workload
+
+    @property
+    def engine_facts(self) -> EngineFacts | None:
+        """What was known of the engine."""
+        return self._facts
+
+    def bounds(self) -> Bounds | None:
+        """What no order can beat, by the lengths that are known by now; None without a cost model."""
+        if not isinstance(self._cost, RooflineCost):
+            return None
+        observed, planned = self._lengths.observed, self.schedule.est_output_len
+        output_len = np.where(np.isnan(observed), planned, np.nan_to_num(observed)).astype(np.int64)
+        job = SimulatedJob.from_table(self._table, output_len, tree=self.tree)
+        return bounds_of(job.tree, output_len, self._cost, ENGINE.interference)
+
+    def _predictor(self) -> MakespanPredictor | None:
+        if not isinstance(self._cost, RooflineCost):
+            return None
+        return MakespanPredictor(
+            self._table,
+            self._cost,
+            ENGINE,
+            tree=self.tree,
+            max_requests=_SIMULATED,
+            seed=self._config.seed,
+        )
 
     def hints(self, row: int) -> dict[str, Any] | None:
         """What this request carries to the scheduler; None before `make`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from sglang_blend.job.engine import Engine, Failure
@@ -18,6 +19,7 @@ from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.records import Rejection
 from sglang_blend.job.results import Results
+from sglang_blend.job.run_record import RunRecord
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 
@@ -48,12 +50,16 @@ async def run_planned(
     stop: Stop,
     drain_timeout_s: float,
     send_hints: bool = True,
+    record: RunRecord | None = None,
 ) -> None:
     """Run the sample, plan, run the rest in planned order; write each request as it finishes.
 
     At most `window` requests are with the engine at a time. When `stop` hears a signal, no more are started
     and those in flight have `drain_timeout_s` to finish; at the second signal they are given up. Then some
     requests have no record, which is all the caller sees of it.
+
+    Args:
+        record: notes what the report tells of each request.
 
     Raises:
         EngineError: the engine died for good; what had finished is written.
@@ -76,7 +82,9 @@ async def run_planned(
     async def run_one(row: int) -> None:
         offset, number = spool.position(row)
         line = batch.line(offset, number)
-        answer = await engine.answer(line, spool.token_ids(row), plan.hints(row) if takes_hints else None)
+        hints = plan.hints(row)
+        submitted = time.monotonic()
+        answer = await engine.answer(line, spool.token_ids(row), hints if takes_hints else None)
         if isinstance(answer, Failure):
             results.fail(line, answer)
             progress.add()
@@ -84,6 +92,8 @@ async def run_planned(
         results.answer(line, answer)
         if answer.status_code == 200:
             plan.observe(row, answer.output_tokens)
+            if record is not None:
+                record.add(submitted, answer, hints=hints, max_new_tokens=spool.max_new_tokens(row))
         progress.add(answer.prompt_tokens + answer.output_tokens)
 
     takes_hints = send_hints and engine.facts().takes_hints

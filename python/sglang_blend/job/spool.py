@@ -82,6 +82,10 @@ class RequestSpool:
         """(byte offset, line number) of a request in the batch file."""
         return self._line_offset[row], self._line_number[row]
 
+    def max_new_tokens(self, row: int) -> int:
+        """Cap on the output of a request, tokens."""
+        return self._max_new_tokens[row]
+
     def token_ids(self, row: int) -> Sequence[int]:
         """Prompt of one request; only after `table()`."""
         assert self._token_ids is not None, "table() comes first"

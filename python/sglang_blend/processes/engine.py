@@ -31,6 +31,7 @@ class OfflineEngine:
         engine_argv: Sequence[str],
         *,
         log: Path,
+        stats_file: Path | None = None,
         num_prepare_workers: int,
         supervision: SupervisorConfig | None = None,
     ) -> None:
@@ -39,15 +40,17 @@ class OfflineEngine:
         Args:
             engine_argv: SGLang's server flags.
             log: where the processes say what they have to say.
+            stats_file: where the schedulers append what they do, step by step; None for nowhere.
 
         Raises:
             ConfigError: SGLang refuses the flags.
             EngineError: a process died on the way.
         """
         self._argv = list(engine_argv)
+        self._stats_file = stats_file
         self._nursery = Nursery(log)
         try:
-            self._first_run = EngineRun(self._nursery, self._argv)
+            self._first_run = EngineRun(self._nursery, self._argv, stats_file)
             self._pool = PreparePool(
                 self._nursery, self._argv, num_workers=num_prepare_workers, check=self._check_first_run
             )
@@ -117,4 +120,4 @@ class OfflineEngine:
 
     async def _start_another_run(self) -> EngineRun:
         self._nursery.revive()
-        return await asyncio.to_thread(EngineRun, self._nursery, self._argv)
+        return await asyncio.to_thread(EngineRun, self._nursery, self._argv, self._stats_file)

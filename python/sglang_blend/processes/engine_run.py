@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import EngineDied, error_of_kind
@@ -21,8 +22,11 @@ READ_BUFFER_BYTES = 1 << 20
 class EngineRun:
     """The job's end of the socket to an engine host, and the host's life."""
 
-    def __init__(self, nursery: Nursery, engine_argv: Sequence[str]) -> None:
+    def __init__(self, nursery: Nursery, engine_argv: Sequence[str], stats_file: Path | None = None) -> None:
         """Start the host and wait until it has parsed its flags, not until it is ready.
+
+        Args:
+            stats_file: where its scheduler writes what it does; None for nowhere.
 
         Raises:
             ConfigError: SGLang refuses the flags.
@@ -30,7 +34,8 @@ class EngineRun:
         """
         self._nursery = nursery
         self._log_from = nursery.log_size()
-        self._child = nursery.start("host", {"argv": list(engine_argv)})
+        stats = None if stats_file is None else str(stats_file.resolve())
+        self._child = nursery.start("host", {"argv": list(engine_argv), "stats_file": stats})
         self._numbers = itertools.count()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._death: EngineDied | None = None

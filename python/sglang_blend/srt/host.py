@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -24,6 +25,7 @@ from sglang_blend.job.input import BatchLine
 from sglang_blend.processes.messages import Message, pack, read, send, view_ids
 from sglang_blend.srt.engine_cost import device_name
 from sglang_blend.srt.flags import server_args
+from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.policy import POLICIES
 from sglang_blend.srt.serving import Serving
 
@@ -33,9 +35,16 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_S = 1.0
 
 
-def main(sock: socket.socket, argv: Sequence[str]) -> None:
-    """Start the engine, then answer requests until the job is gone."""
+def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None) -> None:
+    """Start the engine, then answer requests until the job is gone.
+
+    Args:
+        stats_file: where the scheduler writes its steps, unless the environment names another place.
+    """
     try:
+        options = BlendOptions.from_env()
+        if options.stats_file is None:
+            replace(options, stats_file=stats_file).to_env(os.environ)
         args = server_args(argv)
     except BlendError as e:
         send(sock, {"error": str(e), "kind": type(e).__name__})

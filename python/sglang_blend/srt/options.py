@@ -26,7 +26,8 @@ class BlendOptions:
         peak_admission: admit by the expected peak of memory; False reserves as stock SGLang does.
         hold_back: keep memory free rather than let a side exceed its part; None where SGLang overlaps
             compute and memory-bound work (mixed chunk, PD-multiplexing).
-        stats_file: where the scheduler of rank 0 writes a line of statistics per step or group of steps.
+        stats_file: where the scheduler of rank 0 appends its steps (`scheduling.step_records`); a job sets it
+            to a file beside its output.
     """
 
     demand_aware_eviction: bool = True

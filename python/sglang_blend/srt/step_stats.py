@@ -1,27 +1,34 @@
 """What the scheduler did, step by step: totals that are always there, and records in a file on request.
 
-The totals ride in `get_server_info()["internal_states"][i]["blend"]`. The file (`BlendOptions.stats_file`)
-has one JSON line per step at first; later lines stand for more and more steps (`_STEPS_AT_FULL_DETAIL`), so a
-night is some ten thousand lines. Works under every policy, which is how the benchmark measures stock ones.
+The totals ride in `get_server_info()["internal_states"][i]["blend"]`. The file (`BlendOptions.stats_file`,
+beside the output of a job) has the records of `scheduling.step_records`. Works under every policy, which is
+how the benchmark measures stock ones.
 """
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import orjson
-
+from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.core.request import Side
+from sglang_blend.perf.step_use import step_use
+from sglang_blend.scheduling.step_records import STEPS_AT_FULL_DETAIL, StepRecord, run_header
+from sglang_blend.srt.engine_cost import device_name, engine_cost
 from sglang_blend.srt.policy import BlendSchedulePolicy
 from sglang_blend.srt.radix_cache import BlendRadixCache
 
 if TYPE_CHECKING:
-    from sglang.srt.managers.schedule_batch import ScheduleBatch
+    from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
     from sglang.srt.managers.scheduler import Scheduler
 
-_STEPS_AT_FULL_DETAIL = 2000
+logger = logging.getLogger(__name__)
+
 _FLUSH_S = 1.0
 
 
@@ -58,27 +65,6 @@ class Totals:
 
 
 @dataclass
-class _Record:
-    """One line of the file: sums over its steps, and the state at its last one."""
-
-    t_s: float = 0.0
-    steps: int = 0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    cached_tokens: int = 0
-    admitted: int = 0
-    skipped: int = 0
-    retracted: int = 0
-    policy_ms: float = 0.0
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_used_tokens: int = 0
-    kv_left_tokens: float | None = None
-    kv_right_tokens: float | None = None
-    density: float | None = None
-
-
-@dataclass
 class StepStats:
     """Watches one scheduler."""
 
@@ -88,14 +74,16 @@ class StepStats:
 
     def __post_init__(self) -> None:
         self._started = 0.0
-        self._record = _Record()
+        self._record = StepRecord()
         self._skipped_before = 0
         self._admission_s_before = 0.0
         self.slowest_policy_s = 0.0
-        self._file: IO[bytes] | None = None
         self._flushed_at = 0.0
-        if self.stats_file is not None:
-            self._file = open(self.stats_file, "wb")  # noqa: SIM115 - open as long as the scheduler lives
+        self._lines = None if self.stats_file is None else BoundedLines(Path(self.stats_file))
+        self._cost = None
+        if self._lines is not None:
+            pool = self.scheduler.token_to_kv_pool_allocator.size
+            self._cost = engine_cost(self.scheduler.server_args, pool)
 
     def on_policy(self, seconds: float) -> None:
         """Time was spent on deciding who goes next."""
@@ -113,12 +101,16 @@ class StepStats:
         now = time.monotonic()
         if not self.totals.steps:
             self._started = now
+            with self._watching():
+                self._write_header()
         policy = self.scheduler.policy
         if isinstance(policy, BlendSchedulePolicy):
             self.on_policy(policy.counters.admission_s - self._admission_s_before)
             self._admission_s_before = policy.counters.admission_s
         totals, record = self.totals, self._record
         totals.steps += 1
+        if not record.steps:
+            record.start_s = now - self._started
         record.steps += 1
         stats = batch.prefill_stats if batch.forward_mode.is_extend() else None
         num_decode = len(batch.reqs)
@@ -138,8 +130,11 @@ class StepStats:
         totals.busy_until_s = now - self._started
         if self.scheduler.waiting_queue:
             totals.waited_until_s = totals.busy_until_s
-        if self._file is not None and record.steps > totals.steps // _STEPS_AT_FULL_DETAIL:
-            self._write(batch, now)
+        record.t_s = totals.busy_until_s
+        with self._watching():
+            self._add_use(batch, num_decode)
+            if record.steps > totals.steps // STEPS_AT_FULL_DETAIL:
+                self._write(batch.reqs)
 
     def on_result(self) -> None:
         """A batch has run."""
@@ -171,27 +166,86 @@ class StepStats:
 
     def flush(self) -> None:
         """Write what is there, for a reader that asks."""
-        if self._file is not None:
-            self._file.flush()
+        with self._watching():
+            if self._record.steps:
+                self._write([])
+            if self._lines is not None:
+                self._lines.flush()
 
-    def _write(self, batch: ScheduleBatch, now: float) -> None:
-        assert self._file is not None
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """What fails while watching a kind of model that nobody tried ends the file, not the engine."""
+        try:
+            yield
+        except Exception:
+            logger.warning("%s gets no more lines; the job goes on.", self.stats_file, exc_info=True)
+            self._lines = None
+
+    def _write_header(self) -> None:
+        if self._lines is None:
+            return
+        scheduler, cost = self.scheduler, self._cost
+        args = scheduler.server_args
+        policy = scheduler.policy
+        header = run_header(
+            started_at=time.time(),
+            policy=policy.name if isinstance(policy, BlendSchedulePolicy) else args.schedule_policy,
+            model=args.served_model_name or args.model_path,
+            device=device_name(),
+            tp_size=args.tp_size,
+            kv_pool_tokens=scheduler.token_to_kv_pool_allocator.size,
+            page_size=args.page_size,
+            max_running_requests=scheduler.max_running_requests,
+            hardware=None if cost is None else asdict(cost.hardware),
+        )
+        self._lines.append(header)
+
+    def _add_use(self, batch: ScheduleBatch, num_decode: int) -> None:
+        """What the step is expected to need of the device."""
+        cost, record = self._cost, self._record
+        if self._lines is None or cost is None:
+            return
+        extend: list[tuple[int, int]] = []
+        decode_kv_tokens = 0
+        if batch.forward_mode.is_extend():
+            extend = list(zip(batch.prefix_lens, batch.extend_lens, strict=True))
+            if num_decode:  # SGLang puts decoding requests behind those in prefill
+                decode_kv_tokens = sum(prefix for prefix, _ in extend[-num_decode:])
+                extend = extend[:-num_decode]
+        elif batch.seq_lens_cpu is not None:
+            decode_kv_tokens = int(batch.seq_lens_cpu.sum())
+        use = step_use(cost, extend, num_decode, decode_kv_tokens)
+        record.compute_s += use.compute_s
+        record.kv_read_s += use.kv_read_s
+        record.weight_read_s += use.weight_read_s
+
+    def _write(self, reqs: list[Req]) -> None:
+        """Args: reqs: of the batch that is about to run."""
+        if self._lines is None:
+            return
         scheduler, record = self.scheduler, self._record
-        allocator, tree = scheduler.token_to_kv_pool_allocator, scheduler.tree_cache
-        record.t_s = round(now - self._started, 4)
-        in_batch = set(map(id, batch.reqs))
+        in_batch = set(map(id, reqs))
         record.num_running = len(in_batch | set(map(id, scheduler.running_batch.reqs)))
         record.num_waiting = len(scheduler.waiting_queue)
-        record.kv_used_tokens = int(allocator.size - allocator.available_size() - tree.evictable_size())
+        record.kv_used_tokens = self._kv_used_tokens()
         policy = scheduler.policy
         if isinstance(policy, BlendSchedulePolicy):
             record.skipped = policy.counters.skipped - self._skipped_before
             self._skipped_before = policy.counters.skipped
-            record.kv_left_tokens = round(policy.used[Side.LEFT])
-            record.kv_right_tokens = round(policy.used[Side.RIGHT])
+            record.kv_left_tokens = policy.used[Side.LEFT]
+            record.kv_right_tokens = policy.used[Side.RIGHT]
             record.density = policy.density
-        self._file.write(orjson.dumps(asdict(record)) + b"\n")
-        self._record = _Record()
+        self._lines.append(record.to_json())
+        self._record = StepRecord()
+        now = time.monotonic()
         if now - self._flushed_at > _FLUSH_S:
-            self._file.flush()
+            self._lines.flush()
             self._flushed_at = now
+
+    def _kv_used_tokens(self) -> int:
+        """Tokens that running requests hold; with several pools, those of the layers that see everything."""
+        allocator, tree = self.scheduler.token_to_kv_pool_allocator, self.scheduler.tree_cache
+        if tree.supports_swa():
+            return int(allocator.size_full - allocator.full_available_size() - tree.full_evictable_size())
+        evictable = tree.full_evictable_size() if tree.supports_mamba() else tree.evictable_size()
+        return int(allocator.size - allocator.available_size() - evictable)
