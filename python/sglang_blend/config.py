@@ -58,7 +58,8 @@ class JobConfig:
             "--file",
             type=location,
             required=True,
-            help="batch file (OpenAI Batch JSON Lines) or table of prompts (JSON Lines, Parquet); a path or an address",
+            help="batch file (OpenAI Batch JSON Lines) or table of prompts (JSON Lines, Parquet); a path or"
+            " an address",
         )
         add(
             "--output",

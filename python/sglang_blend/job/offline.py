@@ -85,6 +85,7 @@ class OfflineJob:
         with BatchFile(self._config.file, self.files.work_dir, self._config.reading) as batch:
             if check is not None:
                 check()
+            logger.info("Reading %s.", batch.path)
             output = checkpoint.output
             try:
                 with output:
@@ -136,7 +137,7 @@ class OfflineJob:
     ) -> None:
         with RequestSpool(self.files.work_dir) as spool:
             with self._timed("prepare"):
-                with Progress("preparing", index.num_pending) as progress:
+                with Progress("tokenizing", index.num_pending) as progress:
                     prepare(index.accepted(), engine, spool, results, progress)
                 if not len(spool):
                     return
@@ -149,15 +150,20 @@ class OfflineJob:
         assert task is not None
         with self._stop.calls(task.cancel):
             async with AsyncExitStack() as stack:
+                logger.info("Loading the model.")
                 with self._timed("start_engine"):
                     await stack.enter_async_context(engine)
                 facts = engine.facts()
+                logger.info(
+                    "The model is loaded: room for %s tokens of KV, %d requests at once.",
+                    f"{facts.kv_pool_tokens:,}", facts.max_running_requests,
+                )  # fmt: skip
                 with self._timed("prepare"):
                     plan = JobPlan(spool.table(), facts, order=self._config.order)
                 self._plan = plan
                 record = RunRecord(self.files.runs_file)
                 try:
-                    with self._timed("generate"), Progress("running", len(spool)) as progress:
+                    with self._timed("generate"), Progress("planning", len(spool)) as progress:
                         await run_planned(
                             batch, engine, spool, plan, results, progress,
                             window=self._config.window_for(facts.max_running_requests),

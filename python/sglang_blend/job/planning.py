@@ -29,7 +29,7 @@ from sglang_blend.core import (
     choose_sample,
     make_schedule,
 )
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost import FloatArray, IntArray
 from sglang_blend.core.workload import Workload
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.perf.bounds import Bounds, bounds_of
@@ -72,6 +72,7 @@ class JobPlan:
         self._hints: PlannedHints | None = None
         self._schedule: Schedule | None = None
         self._workload: Workload | None = None
+        self._work_s: FloatArray | None = None  # set by make, where there is a cost model
         self._facts = facts
         self.plan_s = 0.0  # what `make` took, seconds
         self.predicted_s: dict[str, float] = {}  # simulated makespan of each order that was looked at
@@ -111,6 +112,8 @@ class JobPlan:
             workload=workload,
         )
         self._workload = workload
+        if self._cost is not None:
+            self._work_s = workload.leaf_work_s[self.tree.leaf_of_row]
         self._hints = PlannedHints(workload, self._schedule)
         self.plan_s = time.monotonic() - started
 
@@ -157,6 +160,21 @@ class JobPlan:
             max_requests=_SIMULATED,
             seed=self._config.seed,
         )
+
+    def work(self, row: int) -> float:
+        """Seconds of compute and memory traffic expected of a request; 1 where nothing is known of it."""
+        if self._work_s is None:
+            return 1.0
+        return float(self._work_s[row])
+
+    @property
+    def in_words(self) -> str:
+        """The order, why it was chosen, and what it keeps; after `make`."""
+        schedule = self.schedule
+        reason = f" ({schedule.reason})" if schedule.reason else ""
+        shared = self.tree.sharing_possible
+        kept = f", keeps {schedule.sharing_kept:.1%} of the sharing" if shared else ""
+        return f"order {schedule.order}{reason}, {shared:.0%} of the prompt tokens are shared{kept}"
 
     def hints(self, row: int) -> dict[str, Any] | None:
         """What this request carries to the scheduler; None before `make`."""

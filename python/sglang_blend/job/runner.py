@@ -87,24 +87,29 @@ async def run_planned(
         answer = await engine.answer(line, spool.token_ids(row), hints if takes_hints else None)
         if isinstance(answer, Failure):
             results.fail(line, answer)
-            progress.add()
+            progress.add(work=plan.work(row))
             return
         results.answer(line, answer)
         if answer.status_code == 200:
             plan.observe(row, answer.output_tokens)
             if record is not None:
                 record.add(submitted, answer, hints=hints, max_new_tokens=spool.max_new_tokens(row))
-        progress.add(answer.prompt_tokens + answer.output_tokens)
+        progress.add(answer.prompt_tokens + answer.output_tokens, plan.work(row))
 
     takes_hints = send_hints and engine.facts().takes_hints
     try:
         with stop.calls(on_signal):
             async with limit:
                 sampled = plan.sample.tolist()
-                await _feed(sampled, run_one, free, is_stopping)
+                if sampled:
+                    progress.begin("sampling output lengths")
+                    await _feed(sampled, run_one, free, is_stopping)
+                progress.begin("planning")
                 await asyncio.to_thread(plan.make)
+                logger.info("Planned in %.1f s: %s.", plan.plan_s, plan.in_words)
                 first = set(sampled)
                 rest = [row for row in plan.schedule.sequence.tolist() if row not in first]
+                progress.begin("running", sum(map(plan.work, rest)))
                 await _feed(rest, run_one, free, is_stopping, before_each=_renewal(plan))
     except TimeoutError:
         logger.info("What was still in flight is given up.")
