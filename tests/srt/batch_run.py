@@ -59,6 +59,23 @@ FEATURES = [
     chat("same words 2", "The same words are asked twice, with the same answer.", max_tokens=12),
     chat("other model", model="gpt-4o-mini"),
 ]
+# The example of OpenAI's guide to its Batch API, as it stands there.
+OPENAI_GUIDE = [
+    {
+        "custom_id": f"request-{number}",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {
+            "model": "gpt-3.5-turbo-0125",
+            "messages": [
+                {"role": "system", "content": f"You are {kind} assistant."},
+                {"role": "user", "content": "Hello world!"},
+            ],
+            "max_tokens": 1000,
+        },
+    }
+    for number, kind in ((1, "a helpful"), (2, "an unhelpful"))
+]
 REFUSED = {
     "too long": (completion("too long", "word " * 9000), "context_length_exceeded"),
     "too many": (completion("too many", "word", max_tokens=9000), "context_length_exceeded"),
@@ -154,6 +171,6 @@ def malformed_for_engine(directory: Path) -> list[dict[str, Any]]:
 
 
 def all_lines() -> list[bytes]:
-    """The example, a line that is no JSON, every feature, everything that is refused."""
-    mine = [orjson.dumps(line) for line in FEATURES + [line for line, _ in REFUSED.values()]]
+    """The example, a line that is no JSON, every feature, OpenAI's example, all that is refused."""
+    mine = [orjson.dumps(line) for line in FEATURES + OPENAI_GUIDE + [line for line, _ in REFUSED.values()]]
     return [*EXAMPLE.read_bytes().split(b"\n")[:-1], BROKEN_LINE, *mine]

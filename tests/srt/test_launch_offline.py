@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from sglang_blend.scheduling.step_records import read_steps
-from srt.batch_run import EXAMPLE, FEATURES, MALFORMED_PREFIX, PERSON, REFUSED, BatchRun
+from srt.batch_run import EXAMPLE, FEATURES, MALFORMED_PREFIX, OPENAI_GUIDE, PERSON, REFUSED, BatchRun
 
 pytestmark = pytest.mark.engine
 
@@ -31,11 +31,18 @@ def example_lines() -> list[dict[str, Any]]:
 
 
 def test_every_line_is_answered_or_refused_once(batch_run: BatchRun) -> None:
-    asked = [line["custom_id"] for line in example_lines() + FEATURES]
+    asked = [line["custom_id"] for line in example_lines() + FEATURES + OPENAI_GUIDE]
     answered = [a for a in batch_run.answers if not a.startswith(MALFORMED_PREFIX)]
     failed = [str(e["custom_id"]) for e in batch_run.errors]
     assert sorted(answered) == sorted(asked)
     assert sorted(f for f in failed if not f.startswith(MALFORMED_PREFIX)) == sorted([*REFUSED, "broken"])
+
+
+def test_the_example_of_openais_guide_runs_as_it_is(batch_run: BatchRun) -> None:
+    """It names a model of OpenAI's; the one that is loaded answers, and says so."""
+    for line in OPENAI_GUIDE:
+        assert text_of(batch_run, line["custom_id"])
+        assert body_of(batch_run, line["custom_id"])["model"] == "SmolLM2-135M-Instruct"
 
 
 def test_the_summary_adds_up_with_the_answers(batch_run: BatchRun) -> None:
