@@ -85,6 +85,10 @@ def simulate_schedule(
     )
 
 
+# In the order of `Timeline`'s columns.
+StepRow = tuple[float, int, int, int, int, int, int, float, float, float]
+
+
 class _Prefill:
     """An admitted request whose prompt is being computed: tokens done (or cached) and to go."""
 
@@ -140,7 +144,7 @@ class SimulatedEngine:
         self._num_steps = 0
         self._num_done = 0
         self._computed = self._recomputed = self._retractions = 0
-        self._rows: list[tuple[float, int, int, int, int]] | None = [] if record_timeline else None
+        self._rows: list[StepRow] | None = [] if record_timeline else None
 
     def _check_sizes(self) -> None:
         need = self._job.tree.prompt_len + np.maximum(self._job.output_len, 1)
@@ -167,7 +171,7 @@ class SimulatedEngine:
         if not tokens:
             self._decode_run()
             return
-        self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
+        self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
         self._join(ready)
 
     def _step_mixed(self) -> None:
@@ -184,7 +188,7 @@ class SimulatedEngine:
         seconds = self.timer.step_s(tokens + size, attention_s, kv_s)
         if size:
             self.pool.grow(size)
-        self._finish_step(seconds, tokens)
+        self._finish_step(seconds, tokens, attention_s, decode_size=size)
         if size:
             self._advance(1)
         self._join(ready)
@@ -195,7 +199,7 @@ class SimulatedEngine:
         if not size:
             self._credit_s = 0.0
             tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
-            self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
+            self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
             self._join(complete)
             return
         if not self._prefilling and not self._admit_next():
@@ -205,7 +209,7 @@ class SimulatedEngine:
         self._refresh()
         decode_s = self.timer.muxed_decode_s(size, self._kv_read(), self._split)
         self._credit_s += decode_s
-        tokens = 0
+        tokens, prefill_s = 0, 0.0
         ready: list[int] = []
         while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
             job = self._prefilling[0]
@@ -214,10 +218,11 @@ class SimulatedEngine:
             attention_s = self.timer.attention_s(job.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
+            prefill_s += attention_s
             ready += self._advance_prefill(job, piece, attention_s)
         self._credit_s = min(self._credit_s, 0.0)
         self.pool.grow(size)
-        self._finish_step(decode_s, tokens)
+        self._finish_step(decode_s, tokens, prefill_s, decode_size=size)
         self._advance(1)
         self._join(ready)
 
@@ -233,7 +238,7 @@ class SimulatedEngine:
             steps = min(steps, max(1, self._retry_at - running.step_no))
         seconds = self.timer.decode_run_s(steps, size, self._kv_read())
         self.pool.grow(size * steps)
-        self._finish_step(seconds, 0, steps)
+        self._finish_step(seconds, 0, decode_size=size, num_steps=steps)
         self._advance(steps)
 
     # ---- parts of a step
@@ -401,12 +406,41 @@ class SimulatedEngine:
         self._blocked = True
         self._retry_at = self.running.step_no + self.config.retry_steps
 
-    def _finish_step(self, seconds: float, prefill_tokens: int, num_steps: int = 1) -> None:
+    def _finish_step(
+        self,
+        seconds: float,
+        prefill_tokens: int,
+        attention_s: float = 0.0,
+        *,
+        decode_size: int = 0,
+        num_steps: int = 1,
+    ) -> None:
         self.now_s += seconds
         self._num_steps += num_steps
         self._used_token_s += self.pool.in_use * seconds
         if self._rows is not None:
-            self._rows.append((self.now_s, self.running.size, prefill_tokens, self.pool.in_use, num_steps))
+            self._rows.append(self._row(prefill_tokens, attention_s, decode_size, num_steps))
+
+    def _row(self, prefill_tokens: int, attention_s: float, decode_size: int, num_steps: int) -> StepRow:
+        """What just ended, for the timeline; before the running batch moves on."""
+        tokens = prefill_tokens + decode_size
+        kv_read_s = 0.0
+        if decode_size:
+            read = self._kv_read()
+            growth_s = self.timer.kv_s(KvRead(read.full_growth, read.windowed_growth, 0, 0))
+            kv_read_s = num_steps * self.timer.kv_s(read) + growth_s * num_steps * (num_steps - 1) / 2.0
+        return (
+            self.now_s,
+            self.running.size,
+            prefill_tokens,
+            self.pool.in_use,
+            num_steps,
+            decode_size * num_steps,
+            self._job.n - self._num_done - self.forecast.size,
+            num_steps * self.timer.gemm_s(tokens) + attention_s,
+            kv_read_s,
+            num_steps * self.timer.weight_s(tokens),
+        )
 
     # ---- result
 
@@ -417,14 +451,19 @@ class SimulatedEngine:
         possible = total - job.tree.unique_tokens
         timeline = None
         if self._rows is not None:
-            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
-            whole = columns[:, 1:].astype(np.int64)
+            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 10)
+            whole = columns[:, 1:7].astype(np.int64)
             timeline = Timeline(
                 end_s=columns[:, 0],
                 batch_size=whole[:, 0],
                 prefill_tokens=whole[:, 1],
                 tokens_in_use=whole[:, 2],
                 num_steps=whole[:, 3],
+                decode_tokens=whole[:, 4],
+                num_waiting=whole[:, 5],
+                compute_s=columns[:, 7],
+                kv_read_s=columns[:, 8],
+                weight_read_s=columns[:, 9],
             )
         return Simulation(
             makespan_s=self.now_s,
