@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from sglang_blend.config import JobConfig, resolve_files
@@ -69,7 +70,7 @@ def write_page(page: object, path: Path) -> None:
         raise OutputError(
             f"{path} cannot be written ({e.strerror or e}); name another place with --html."
         ) from e
-    print(f"{path} ({units.size(num_bytes)})")
+    print(f"{path} ({units.size(num_bytes)})", file=sys.stderr)
 
 
 def _beside(output: Location, *, compared: bool) -> Path:

@@ -71,7 +71,8 @@ class SimulatedJob:
 class Timeline:
     """One row a recorded step: seconds at its end, requests in the decode batch, prefill tokens, pool tokens
     in use, steps it stands for, tokens decoded, requests not started, and how many seconds the step needs of
-    compute, of KV reads and of weight reads.
+    compute, of KV reads and of weight reads. `left_ratio`: share (0 to 1) of the KV tokens read that belong
+    to requests of the left side; None where the schedule has no sides.
     """
 
     end_s: FloatArray
@@ -84,6 +85,7 @@ class Timeline:
     compute_s: FloatArray
     kv_read_s: FloatArray
     weight_read_s: FloatArray
+    left_ratio: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
@@ -35,6 +36,7 @@ def simulate(
     *,
     feed: Feed | None = None,
     record_timeline: bool = False,
+    is_left: NDArray[np.bool_] | None = None,
 ) -> Simulation:
     """Runs one order through one engine.
 
@@ -45,6 +47,7 @@ def simulate(
         config: the engine.
         feed: takes the place of the list of `sequence` (two-ended feeding).
         record_timeline: whether to keep the steps.
+        is_left: (n,) bool, requests of the left side, whose share of the memory the timeline then has.
 
     Raises:
         PlanError: a request cannot fit the pool even alone, or the sequence is no permutation.
@@ -53,7 +56,9 @@ def simulate(
         raise PlanError(
             f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
         )
-    engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
+    engine = SimulatedEngine(
+        job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline, is_left=is_left
+    )
     engine.run()
     return engine.result()
 
@@ -80,13 +85,20 @@ def simulate_schedule(
     """
     sided = two_ended and bool((schedule.side != Side.NONE).any())
     feed = TwoEndFeed(schedule, job.tree.prompt_len, cost.kv_pool_tokens) if sided else None
+    has_sides = record_timeline and bool((schedule.side != Side.NONE).any())
     return simulate(
-        job.believing(schedule), schedule.sequence, cost, config, feed=feed, record_timeline=record_timeline
+        job.believing(schedule),
+        schedule.sequence,
+        cost,
+        config,
+        feed=feed,
+        record_timeline=record_timeline,
+        is_left=schedule.side == Side.LEFT if has_sides else None,
     )
 
 
 # In the order of `Timeline`'s columns.
-StepRow = tuple[float, int, int, int, int, int, int, float, float, float]
+StepRow = tuple[float, int, int, int, int, int, int, float, float, float, float]
 
 
 class _Prefill:
@@ -111,6 +123,7 @@ class SimulatedEngine:
         config: EngineConfig,
         *,
         record_timeline: bool = False,
+        is_left: NDArray[np.bool_] | None = None,
     ) -> None:
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
@@ -145,6 +158,8 @@ class SimulatedEngine:
         self._num_done = 0
         self._computed = self._recomputed = self._retractions = 0
         self._rows: list[StepRow] | None = [] if record_timeline else None
+        self._is_left: list[bool] | None = None if is_left is None else is_left.tolist()
+        self._left_kv_tokens = self._num_left = 0  # of running requests, for the timeline
 
     def _check_sizes(self) -> None:
         need = self._job.tree.prompt_len + np.maximum(self._job.output_len, 1)
@@ -367,14 +382,22 @@ class SimulatedEngine:
             steps = self._output_len[request] - self.generated[request]
             if steps > 0:
                 self.running.join(request, kv_len, steps)
+                self._account_left(request, kv_len, 1)
             else:
                 self._finish(request, kv_len)
 
     def _advance(self, num_steps: int) -> None:
         self.admission.on_decode(num_steps)
+        self._left_kv_tokens += num_steps * self._num_left
         for request, kv_len in self.running.advance(num_steps):
+            self._account_left(request, -kv_len, -1)
             self.generated[request] = self._output_len[request]
             self._finish(request, kv_len)
+
+    def _account_left(self, request: int, kv_tokens: int, num_requests: int) -> None:
+        if self._is_left is not None and self._is_left[request]:
+            self._left_kv_tokens += kv_tokens
+            self._num_left += num_requests
 
     def _finish(self, request: int, kv_len: int) -> None:
         self.pool.release(request, self._private_len(request, kv_len), keep=True)
@@ -395,6 +418,7 @@ class SimulatedEngine:
             request = self.running.retraction_victim(self.generated)
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
+            self._account_left(request, -kv_len, -1)
             self.pool.release(request, self._private_len(request, kv_len), keep=False)
             self.forecast.remove(request)
             self.pacer.on_retract(request)
@@ -440,6 +464,7 @@ class SimulatedEngine:
             num_steps * self.timer.gemm_s(tokens) + attention_s,
             kv_read_s,
             num_steps * self.timer.weight_s(tokens),
+            self._left_kv_tokens / max(self.running.kv_tokens, 1),
         )
 
     # ---- result
@@ -451,7 +476,7 @@ class SimulatedEngine:
         possible = total - job.tree.unique_tokens
         timeline = None
         if self._rows is not None:
-            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 10)
+            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 11)
             whole = columns[:, 1:7].astype(np.int64)
             timeline = Timeline(
                 end_s=columns[:, 0],
@@ -464,6 +489,7 @@ class SimulatedEngine:
                 compute_s=columns[:, 7],
                 kv_read_s=columns[:, 8],
                 weight_read_s=columns[:, 9],
+                left_ratio=None if self._is_left is None else columns[:, 10],
             )
         return Simulation(
             makespan_s=self.now_s,

@@ -251,7 +251,7 @@ def prefix_map(density: tuple[float, float] | None) -> Spec:
         "density:Q",
         title="density",
         scale=scale,
-        legend=alt.Legend(format=".2~g", values=round_steps(*density)),
+        legend=alt.Legend(format=".3~r", values=round_steps(*density)),
     )
     tips.append(alt.Tooltip("density:Q", format=".3~g"))
     return _finish(base.encode(color=colour, tooltip=tips))

@@ -77,7 +77,8 @@ def render(page: Page) -> str:
 </main>
 <footer>
 <p>Measured figures come from the records of the scheduler and of the job. Modelled ones are arithmetic with
-the hardware record named in the configuration; predicted and simulated ones come from a model of the engine.</p>
+the hardware record named in the configuration; predicted and simulated ones come from a model of the
+engine.</p>
 <p>sglang-blend {escape(__version__)}. This file is complete: it loads nothing from anywhere.</p>
 </footer>
 <script type="application/json" id="charts">{_json(data)}</script>

@@ -25,6 +25,8 @@ from sglang_blend.report.units import NOTHING
 
 # Rows of a chart's table; the chart has all bins.
 _TABLE_BINS = 40
+# Said in the words above the charts.
+_LEFT_OUT = ("Forward passes", "Tail share")
 
 
 def over_time_section(metrics: Metrics) -> Section:
@@ -35,8 +37,8 @@ def over_time_section(metrics: Metrics) -> Section:
     lead = f"{line.num_steps:,} steps in {units.seconds(line.duration_s)}. "
     if line.num_records > len(line.start_s):
         lead += (
-            f"The charts show {len(line.start_s)} means over {units.seconds(line.bin_s)} each; shorter peaks are "
-            "not visible. "
+            f"The charts show {len(line.start_s)} means over {units.seconds(line.bin_s)} each; shorter "
+            "peaks are not visible. "
         )
     if line.tail_s > 0.005 * line.duration_s:
         lead += f"The shaded tail ({units.seconds(line.tail_s)}) begins when no request waits any more."
@@ -44,7 +46,10 @@ def over_time_section(metrics: Metrics) -> Section:
         lead += (
             f" A dotted line is a new engine ({len(line.restarts_s)} of them; the time between is left out)."
         )
-    figures = Cards([figure_card(figure) for figure in metrics.engine() if figure.value is not None])
+    shown = [
+        figure for figure in metrics.engine() if figure.value is not None and figure.name not in _LEFT_OUT
+    ]
+    figures = Cards([figure_card(figure) for figure in shown])
     return Section(title="Over time", lead=lead, blocks=[figures, *timeline_charts(line, metrics.job.plan)])
 
 
@@ -81,9 +86,9 @@ def timeline_charts(
         found.append(
             Chart(
                 title="Compute and memory use",
-                caption="Share of each moment that its work keeps the compute units and the memory bandwidth busy, "
-                "modelled. Work is well blended where both lines are high together, and takes turns where one "
-                "is high while the other is low.",
+                caption="Share of each moment that its work keeps the compute units and the memory "
+                "bandwidth busy, modelled. Work is well blended where both lines are high together, and "
+                "takes turns where one is high while the other is low.",
                 spec=charts.over_time(
                     series,
                     y_title="modelled use",
@@ -107,8 +112,8 @@ def timeline_charts(
             Chart(
                 title="Running density",
                 caption="Compute over KV read time of what was executed around each moment, modelled. The "
-                "dashed line is the density of the whole job: the closer the curve stays to it, the better the "
-                "mix. Pure prefill has no KV reads and is off the scale.",
+                "dashed line is the density of the whole job: the closer the curve stays to it, the better "
+                "the mix. Pure prefill has no KV reads and is off the scale.",
                 spec=charts.over_time(
                     series,
                     y_title="density",
@@ -149,8 +154,8 @@ def timeline_charts(
     found.append(
         Chart(
             title="Throughput",
-            caption="Prompt tokens computed and tokens decoded per second. Prompt tokens taken from the cache "
-            "cost nothing and are left out; the table has them.",
+            caption="Prompt tokens computed and tokens decoded per second. Prompt tokens taken from the "
+            "cache cost nothing and are left out; the table has them.",
             spec=charts.over_time(
                 series, y_title="tokens / s", stacked=True, y_max=most.get("throughput"), **common
             ),
@@ -177,15 +182,15 @@ def _kv_chart(
         series = [Series("left", "left, compute-intensive"), Series("right", "right, memory-intensive")]
         caption = (
             "Tokens that running requests hold, shared prefixes counted once, divided between the two sides "
-            "of the plan as their expected peaks are. Room below the dashed pool size means that fewer requests "
-            "ran than could have."
+            "of the plan as their expected peaks are. Room below the dashed pool size means that fewer "
+            "requests ran than could have."
         )
     else:
         columns = time | {"used": rounded(used)}
         series = [Series("used", "in use")]
         caption = (
-            "Tokens that running requests hold, shared prefixes counted once. Room below the dashed pool size "
-            "means that fewer requests ran than could have."
+            "Tokens that running requests hold, shared prefixes counted once. Room below the dashed pool "
+            "size means that fewer requests ran than could have."
         )
     pool = line.kv_pool_tokens
     peak = float(np.nanmax(used, initial=0.0))

@@ -88,7 +88,8 @@ def read_job(output: Location, *, summary_file: Location | None = None) -> JobRe
         raise InputError(f"{files.summary_file} cannot be read as the summary of a job ({e}).") from e
     if not isinstance(summary, dict) or "ok" not in summary:
         raise InputError(
-            f"{files.summary_file} is not there or not the summary of a job; name the output of a job that ran."
+            f"{files.summary_file} is not there or not the summary of a job; name the output of a job that "
+            "ran."
         )
     runs = list(_runs(files.runs_file)) if files.runs_file.exists() else []
     engines = list(read_steps(files.steps_file)) if files.steps_file.exists() else []
@@ -167,15 +168,16 @@ def simulated_job(
         name=name,
         summary=summary,
         runs=[run],
-        engines=[_simulated_steps(result, int(plan["kv_pool_tokens"]), config)],
+        engines=[_simulated_steps(result, int(plan["kv_pool_tokens"]))],
         failures=[],
         simulated=True,
     )
 
 
-def _simulated_steps(result: Simulation, kv_pool_tokens: int, config: dict[str, Any]) -> EngineSteps:
+def _simulated_steps(result: Simulation, kv_pool_tokens: int) -> EngineSteps:
     steps = result.timeline
     assert steps is not None, "simulate with record_timeline"
+    left = steps.left_ratio
     start_s = np.concatenate([[0.0], steps.end_s[:-1]])
     zeros = np.zeros(len(start_s))
     columns: dict[str, Any] = {
@@ -193,9 +195,11 @@ def _simulated_steps(result: Simulation, kv_pool_tokens: int, config: dict[str, 
     }
     lists = [columns.get(name, zeros).tolist() for name in COLUMNS]
     records = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*lists, strict=True)]
-    for record in records:
-        record["kv_left_tokens"] = record["kv_right_tokens"] = record["density"] = None
-    header = {"kv_pool_tokens": kv_pool_tokens, "end_s": result.makespan_s, **config}
+    for record, share in zip(records, [None] * len(records) if left is None else left.tolist(), strict=True):
+        record["density"] = None
+        record["kv_left_tokens"] = None if share is None else share * record["kv_used_tokens"]
+        record["kv_right_tokens"] = None if share is None else (1 - share) * record["kv_used_tokens"]
+    header = {"kv_pool_tokens": kv_pool_tokens, "end_s": result.makespan_s}
     return EngineSteps(header, records)
 
 

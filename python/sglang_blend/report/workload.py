@@ -59,8 +59,8 @@ def prefix_section(plan: dict[str, Any]) -> Section:
         head=head,
         align="rrrrrl",
         rows=rows[:_FIRST_PREFIXES],
-        note="Tokens saved: prompt tokens that need not be computed again because requests share this prefix, "
-        "without what an enclosing prefix saves.",
+        note="Tokens saved: prompt tokens that need not be computed again because requests share this "
+        "prefix, without what an enclosing prefix saves.",
         prose=True,
     )
     tables = [first]
@@ -70,8 +70,8 @@ def prefix_section(plan: dict[str, Any]) -> Section:
     colours = "Blue is denser than the whole job (more compute), orange less (more memory traffic)."
     chart = Chart(
         title="The prefix tree",
-        caption="Each block is a prefix, as wide as the requests that begin with it and as deep as its tokens; "
-        f"blocks below it share more. Wide and deep is where sharing pays. {colours if ends else ''}",
+        caption="Each block is a prefix, as wide as the requests that begin with it and as deep as its "
+        f"tokens; blocks below it share more. Wide and deep is where sharing pays. {colours if ends else ''}",
         spec=charts.prefix_map(ends),
         columns=columns,
         table=None,
