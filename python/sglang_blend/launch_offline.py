@@ -20,6 +20,7 @@ from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
+from sglang_blend.report.at_end import make_report
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 128
 
@@ -54,6 +55,10 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
             print("launch_offline: interrupted before the first request ran.", file=sys.stderr)
             return EXIT_INTERRUPTED + (stop.first_signal or 0)
     print(summary.text())
+    if config.report and summary.complete and not job.was_finished:
+        files = job.files
+        if make_report(str(files.output), str(files.summary_file), files.report_file):
+            print(f"  {'report':<11}{files.report_file}")
     if not summary.complete:
         return EXIT_INTERRUPTED + (stop.first_signal or 0)
     return EXIT_SOME_FAILED if summary.failed else EXIT_OK

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError, InputError
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.line_index import LineIndex
+from sglang_blend.job.plan_facts import text_of_body
 from sglang_blend.job.records import Rejection
 
 # Lengths are planned; a cap that a line does not name is guessed.
@@ -116,12 +118,14 @@ class BatchPrompts(NamedTuple):
         num_skipped: lines left out.
         first_skipped: why the first of them was, with its line number; empty when none was.
         num_without_cap: requests that name no max_tokens.
+        positions: (n, 2) int64, byte offset and number of each line, as `BatchFile.line` takes them.
     """
 
     table: RequestTable
     num_skipped: int
     first_skipped: str
     num_without_cap: int
+    positions: NDArray[np.int64]
 
 
 def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int) -> BatchPrompts:
@@ -139,6 +143,7 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
     fixed: list[bool] = []
     namespaces: dict[str, int] = {}
     of_request: list[int] = []
+    positions: list[tuple[int, int]] = []
     num_skipped, first_skipped, num_without_cap = 0, "", 0
     with BatchFile(path) as batch:
         for line in _first_of_each_custom_id(batch):
@@ -161,6 +166,7 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
                 fixed.append(exact)
                 of_request.append(namespace)
                 num_without_cap += not named
+                positions.append((line.offset, line.line_number))
     if not chunks:
         detail = f" ({first_skipped})" if first_skipped else ""
         raise InputError(
@@ -173,7 +179,19 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
         fixed_output=np.array(fixed, np.bool_),
         namespace=np.array(of_request, np.int32),
     )
-    return BatchPrompts(table, num_skipped, first_skipped, num_without_cap)
+    return BatchPrompts(table, num_skipped, first_skipped, num_without_cap, np.array(positions, np.int64))
+
+
+@contextmanager
+def texts_of(path: Path, prompts: BatchPrompts) -> Iterator[Callable[[int], str]]:
+    """What a request of `read_batch_prompts(path)` asks, as text, by its row."""
+    with BatchFile(path) as batch:
+
+        def text_of_row(row: int) -> str:
+            offset, number = prompts.positions[row].tolist()
+            return text_of_body(batch.line(offset, number).body)
+
+        yield text_of_row
 
 
 def _first_of_each_custom_id(batch: BatchFile) -> Iterator[BatchLine | Rejection]:

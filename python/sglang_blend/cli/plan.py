@@ -23,11 +23,15 @@ from sglang_blend.cli.batch_prompts import (
     ModelTokenizer,
     Tokenizer,
     read_batch_prompts,
+    texts_of,
 )
+from sglang_blend.cli.report import write_page
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
+from sglang_blend.errors import ConfigError
+from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.hardware import hardware
@@ -79,6 +83,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--json", action="store_true", help="print one JSON object instead of text")
     add("--save", type=Path, help="write the schedule to this file")
+    add("--html", type=Path, help="write the plan as a report to this file")
+    add(
+        "--price-per-hour",
+        type=float,
+        help="price of one accelerator, for the cost estimate in text and report",
+    )
     parser.set_defaults(run=run)
 
 
@@ -90,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     """
     config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
     engine = EngineConfig(mode=args.mode)
+    if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
+        raise ConfigError(f"--price-per-hour is {args.price_per_hour}; give 0 or more, in any currency.")
     cost = RooflineCost(
         shape=model_shape(args.model_path or args.model_shape or "llama-3-8b"),
         hardware=hardware(args.hardware),
@@ -111,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     predictions = {name: predictor.predict(each) for name, each in schedules.items()}
     if args.save is not None:
         schedule.save(args.save)
+    if args.html is not None:
+        _write_html(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
     if args.json:
         report = _report(workload, schedule, schedules, predictions, plan_s)
         report |= _context(args, cost, tokenizer, batch, predictor) | {"reason": schedule.reason}
@@ -243,8 +257,71 @@ def _print_text(
         print(f"{name:14}{kept:>13.1%}{prediction.makespan_s:>10.1f} s{prediction.optimum_fraction:>12.1%}")
     print(f"{'optimum':14}{'':13}{predictor.optimum_s:>10.1f} s   max(compute, KV reads)")
     print(f"\norder         {schedule.reason or schedule.order}")
+    taken = predictions.get(schedule.order)
+    if args.price_per_hour is not None and taken is not None:
+        cost_estimate = args.price_per_hour * args.tp_size * taken.makespan_s / 3600
+        print(f"cost          {cost_estimate:,.2f} at {args.price_per_hour:,.2f} an hour and accelerator")
     if args.save is not None:
         print(f"saved         {args.save}", file=sys.stderr)
+
+
+def _write_html(
+    args: argparse.Namespace,
+    cost: RooflineCost,
+    tokenizer: Tokenizer,
+    batch: BatchPrompts,
+    workload: Workload,
+    schedule: Schedule,
+    schedules: dict[str, Schedule],
+    predictions: dict[str, _Prediction],
+    predictor: _Predictions,
+) -> None:
+    from sglang_blend.report.plan_page import OrderForecast, PlanForecast, plan_page
+
+    notes = []
+    if tokenizer.approximate:
+        notes.append(f"Tokens are approximate ({tokenizer.name}); --model-path counts them exactly.")
+    if batch.num_skipped:
+        notes.append(
+            f"{batch.num_skipped:,} lines cannot be planned and are left out; first: {batch.first_skipped}"
+        )
+    if batch.num_without_cap:
+        cap = args.default_max_tokens
+        notes.append(f"{batch.num_without_cap:,} requests name no max_tokens and are taken as {cap}.")
+    if predictor.num_simulated < workload.tree.n:
+        notes.append(
+            f"Makespans are extended from a simulated sample of {predictor.num_simulated:,} requests."
+        )
+    with texts_of(args.file, batch) as text_of_row:
+        facts = workload_facts(workload, schedule, text_of_row)
+    plan = PlanForecast(
+        name=str(args.file),
+        facts=facts,
+        orders=[
+            OrderForecast(
+                order=name,
+                sharing_kept=schedules[name].sharing_kept,
+                makespan_s=prediction.makespan_s,
+                optimum_ratio=prediction.optimum_fraction,
+            )
+            for name, prediction in predictions.items()
+        ],
+        optimum_s=predictor.optimum_s,
+        accelerators=args.tp_size,
+        price_per_hour=args.price_per_hour,
+        settings={
+            "model": cost.shape.name,
+            "hardware": f"{args.tp_size} x {cost.hardware.name}",
+            "KV pool": f"{cost.kv_pool_tokens:,} tokens",
+            "simulated engine": f"mode {args.mode}",
+            "page size": str(args.page_size),
+            "tokens": tokenizer.name,
+            "seed": str(args.seed),
+            "price per hour": "" if args.price_per_hour is None else f"{args.price_per_hour:,.2f}",
+        },
+        notes=tuple(notes),
+    )
+    write_page(plan_page(plan), args.html)
 
 
 def density_histogram(workload: Workload) -> list[str]:

@@ -22,12 +22,15 @@ from sglang_blend.cli.batch_prompts import (
     Tokenizer,
     read_batch_prompts,
 )
+from sglang_blend.cli.report import write_page
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import build_prefix_tree
-from sglang_blend.core.request import RequestTable
+from sglang_blend.core.request import RequestTable, Schedule
+from sglang_blend.core.workload import Workload
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.hardware import hardware
@@ -39,6 +42,7 @@ from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
 from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
+from sglang_blend.report.records import JobRecord, simulated_job
 
 _COLUMNS = (
     "order",
@@ -133,6 +137,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--page-size", type=int, default=1, help="tokens of a KV page (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
+    parser.add_argument(
+        "--html", type=Path, help="write a report of the run to this file; of two runs, a comparison"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON record a line, for each order and mode")
     parser.set_defaults(run=run)
 
@@ -146,6 +153,11 @@ def run(args: argparse.Namespace) -> int:
     cost = _cost(args)
     orders = _choices("order", args.orders, order_names()) or [name for name in order_names() if name != AUTO]
     modes = _choices("mode", args.modes, MODES) or list(MODES)
+    if args.html is not None and len(orders) * len(modes) > 2:
+        raise ConfigError(
+            f"--html shows one or two runs, these are {len(orders) * len(modes)}; name --orders and --modes."
+        )
+    records: list[JobRecord] = []
     table, output_len, title = _job(args, cost)
     config = PlanConfig(seed=args.seed, page_size=args.page_size)
     tree = build_prefix_tree(table, page_size=args.page_size)
@@ -168,10 +180,49 @@ def run(args: argparse.Namespace) -> int:
                 predict = MakespanPredictor(table, cost, engine, tree=tree) if order == AUTO else None
                 chosen = replace(config, order=order)
                 schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
-            record = _record(order, mode, simulate_schedule(job, schedule, cost, engine), args)
+            result = simulate_schedule(job, schedule, cost, engine, record_timeline=args.html is not None)
+            if args.html is not None:
+                records.append(_job_record(args, title, mode, result, schedule, workload, output_len))
+            record = _record(order, mode, result, args)
             print(orjson.dumps(record).decode() if args.json else _row(record))
             sys.stdout.flush()
+    if args.html is not None:
+        from sglang_blend.report.compare import compare_page
+        from sglang_blend.report.pages import job_page
+
+        write_page(job_page(*records) if len(records) == 1 else compare_page(*records), args.html)
     return 0
+
+
+def _job_record(
+    args: argparse.Namespace,
+    title: str,
+    mode: str,
+    result: Simulation,
+    schedule: Schedule,
+    workload: Workload,
+    output_len: IntArray,
+) -> JobRecord:
+    """A simulated run as the report takes it."""
+    cost = workload.cost
+    assert isinstance(cost, RooflineCost), "made by _cost"
+    config = {
+        "model": cost.shape.name,
+        "hardware": f"{args.tp_size} x {cost.hardware.name}",
+        "engine mode": mode,
+        "admission": args.admission,
+        "eviction": args.eviction,
+        "output lengths": args.lengths,
+        "page size": args.page_size,
+    }
+    return simulated_job(
+        f"{title}, {schedule.order} in mode {mode}",
+        result,
+        workload_facts(workload, schedule, lambda row: ""),
+        output_len=output_len,
+        est_output_len=schedule.est_output_len,
+        config=config,
+    )
 
 
 def _cost(args: argparse.Namespace) -> RooflineCost:

@@ -61,6 +61,7 @@ class OfflineJob:
         self._num_lines = 0
         self._plan: JobPlan | None = None
         self._complete = False
+        self.was_finished = False  # by an earlier run, so that this one did nothing; set by run
 
     def run(
         self, start_engine: Callable[[], RunningEngine], *, check: Callable[[], None] | None = None
@@ -257,6 +258,7 @@ class OfflineJob:
     def _finished_earlier(self, summary: Summary) -> Summary:
         """The same counts, with nothing done by this run."""
         logger.info("%s: finished earlier, nothing to do.", self.files.output)
+        self.was_finished = True
         again = replace(
             summary,
             resumed_ok=summary.ok,

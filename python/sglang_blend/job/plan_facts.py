@@ -107,7 +107,9 @@ def preview(first: str, last: str) -> str:
     common = " ".join(first[:length].split())
     if len(common) <= 2 * _PREVIEW_CHARS:
         return common
-    return f"{common[:_PREVIEW_CHARS].rstrip()} \u2026 {common[-_PREVIEW_CHARS:].lstrip()}"
+    begin, _, _ = common[:_PREVIEW_CHARS].rpartition(" ")
+    _, _, end = common[-_PREVIEW_CHARS:].partition(" ")
+    return f"{begin or common[:_PREVIEW_CHARS]} \u2026 {end or common[-_PREVIEW_CHARS:]}"
 
 
 def text_of_body(body: dict[str, Any]) -> str:

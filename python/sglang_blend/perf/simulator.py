@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
@@ -35,6 +36,7 @@ def simulate(
     *,
     feed: Feed | None = None,
     record_timeline: bool = False,
+    is_left: NDArray[np.bool_] | None = None,
 ) -> Simulation:
     """Runs one order through one engine.
 
@@ -45,6 +47,7 @@ def simulate(
         config: the engine.
         feed: takes the place of the list of `sequence` (two-ended feeding).
         record_timeline: whether to keep the steps.
+        is_left: (n,) bool, requests of the left side, whose share of the memory the timeline then has.
 
     Raises:
         PlanError: a request cannot fit the pool even alone, or the sequence is no permutation.
@@ -53,7 +56,9 @@ def simulate(
         raise PlanError(
             f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
         )
-    engine = SimulatedEngine(job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline)
+    engine = SimulatedEngine(
+        job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline, is_left=is_left
+    )
     engine.run()
     return engine.result()
 
@@ -80,9 +85,20 @@ def simulate_schedule(
     """
     sided = two_ended and bool((schedule.side != Side.NONE).any())
     feed = TwoEndFeed(schedule, job.tree.prompt_len, cost.kv_pool_tokens) if sided else None
+    has_sides = record_timeline and bool((schedule.side != Side.NONE).any())
     return simulate(
-        job.believing(schedule), schedule.sequence, cost, config, feed=feed, record_timeline=record_timeline
+        job.believing(schedule),
+        schedule.sequence,
+        cost,
+        config,
+        feed=feed,
+        record_timeline=record_timeline,
+        is_left=schedule.side == Side.LEFT if has_sides else None,
     )
+
+
+# In the order of `Timeline`'s columns.
+StepRow = tuple[float, int, int, int, int, int, int, float, float, float, float]
 
 
 class _Prefill:
@@ -107,6 +123,7 @@ class SimulatedEngine:
         config: EngineConfig,
         *,
         record_timeline: bool = False,
+        is_left: NDArray[np.bool_] | None = None,
     ) -> None:
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
@@ -140,7 +157,9 @@ class SimulatedEngine:
         self._num_steps = 0
         self._num_done = 0
         self._computed = self._recomputed = self._retractions = 0
-        self._rows: list[tuple[float, int, int, int, int]] | None = [] if record_timeline else None
+        self._rows: list[StepRow] | None = [] if record_timeline else None
+        self._is_left: list[bool] | None = None if is_left is None else is_left.tolist()
+        self._left_kv_tokens = self._num_left = 0  # of running requests, for the timeline
 
     def _check_sizes(self) -> None:
         need = self._job.tree.prompt_len + np.maximum(self._job.output_len, 1)
@@ -167,7 +186,7 @@ class SimulatedEngine:
         if not tokens:
             self._decode_run()
             return
-        self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
+        self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
         self._join(ready)
 
     def _step_mixed(self) -> None:
@@ -184,7 +203,7 @@ class SimulatedEngine:
         seconds = self.timer.step_s(tokens + size, attention_s, kv_s)
         if size:
             self.pool.grow(size)
-        self._finish_step(seconds, tokens)
+        self._finish_step(seconds, tokens, attention_s, decode_size=size)
         if size:
             self._advance(1)
         self._join(ready)
@@ -195,7 +214,7 @@ class SimulatedEngine:
         if not size:
             self._credit_s = 0.0
             tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
-            self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens)
+            self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
             self._join(complete)
             return
         if not self._prefilling and not self._admit_next():
@@ -205,7 +224,7 @@ class SimulatedEngine:
         self._refresh()
         decode_s = self.timer.muxed_decode_s(size, self._kv_read(), self._split)
         self._credit_s += decode_s
-        tokens = 0
+        tokens, prefill_s = 0, 0.0
         ready: list[int] = []
         while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
             job = self._prefilling[0]
@@ -214,10 +233,11 @@ class SimulatedEngine:
             attention_s = self.timer.attention_s(job.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
+            prefill_s += attention_s
             ready += self._advance_prefill(job, piece, attention_s)
         self._credit_s = min(self._credit_s, 0.0)
         self.pool.grow(size)
-        self._finish_step(decode_s, tokens)
+        self._finish_step(decode_s, tokens, prefill_s, decode_size=size)
         self._advance(1)
         self._join(ready)
 
@@ -233,7 +253,7 @@ class SimulatedEngine:
             steps = min(steps, max(1, self._retry_at - running.step_no))
         seconds = self.timer.decode_run_s(steps, size, self._kv_read())
         self.pool.grow(size * steps)
-        self._finish_step(seconds, 0, steps)
+        self._finish_step(seconds, 0, decode_size=size, num_steps=steps)
         self._advance(steps)
 
     # ---- parts of a step
@@ -362,14 +382,22 @@ class SimulatedEngine:
             steps = self._output_len[request] - self.generated[request]
             if steps > 0:
                 self.running.join(request, kv_len, steps)
+                self._account_left(request, kv_len, 1)
             else:
                 self._finish(request, kv_len)
 
     def _advance(self, num_steps: int) -> None:
         self.admission.on_decode(num_steps)
+        self._left_kv_tokens += num_steps * self._num_left
         for request, kv_len in self.running.advance(num_steps):
+            self._account_left(request, -kv_len, -1)
             self.generated[request] = self._output_len[request]
             self._finish(request, kv_len)
+
+    def _account_left(self, request: int, kv_tokens: int, num_requests: int) -> None:
+        if self._is_left is not None and self._is_left[request]:
+            self._left_kv_tokens += kv_tokens
+            self._num_left += num_requests
 
     def _finish(self, request: int, kv_len: int) -> None:
         self.pool.release(request, self._private_len(request, kv_len), keep=True)
@@ -390,6 +418,7 @@ class SimulatedEngine:
             request = self.running.retraction_victim(self.generated)
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
+            self._account_left(request, -kv_len, -1)
             self.pool.release(request, self._private_len(request, kv_len), keep=False)
             self.forecast.remove(request)
             self.pacer.on_retract(request)
@@ -401,12 +430,42 @@ class SimulatedEngine:
         self._blocked = True
         self._retry_at = self.running.step_no + self.config.retry_steps
 
-    def _finish_step(self, seconds: float, prefill_tokens: int, num_steps: int = 1) -> None:
+    def _finish_step(
+        self,
+        seconds: float,
+        prefill_tokens: int,
+        attention_s: float = 0.0,
+        *,
+        decode_size: int = 0,
+        num_steps: int = 1,
+    ) -> None:
         self.now_s += seconds
         self._num_steps += num_steps
         self._used_token_s += self.pool.in_use * seconds
         if self._rows is not None:
-            self._rows.append((self.now_s, self.running.size, prefill_tokens, self.pool.in_use, num_steps))
+            self._rows.append(self._row(prefill_tokens, attention_s, decode_size, num_steps))
+
+    def _row(self, prefill_tokens: int, attention_s: float, decode_size: int, num_steps: int) -> StepRow:
+        """What just ended, for the timeline; before the running batch moves on."""
+        tokens = prefill_tokens + decode_size
+        kv_read_s = 0.0
+        if decode_size:
+            read = self._kv_read()
+            growth_s = self.timer.kv_s(KvRead(read.full_growth, read.windowed_growth, 0, 0))
+            kv_read_s = num_steps * self.timer.kv_s(read) + growth_s * num_steps * (num_steps - 1) / 2.0
+        return (
+            self.now_s,
+            self.running.size,
+            prefill_tokens,
+            self.pool.in_use,
+            num_steps,
+            decode_size * num_steps,
+            self._job.n - self._num_done - self.forecast.size,
+            num_steps * self.timer.gemm_s(tokens) + attention_s,
+            kv_read_s,
+            num_steps * self.timer.weight_s(tokens),
+            self._left_kv_tokens / max(self.running.kv_tokens, 1),
+        )
 
     # ---- result
 
@@ -417,14 +476,20 @@ class SimulatedEngine:
         possible = total - job.tree.unique_tokens
         timeline = None
         if self._rows is not None:
-            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 5)
-            whole = columns[:, 1:].astype(np.int64)
+            columns = np.array(self._rows, dtype=np.float64).reshape(-1, 11)
+            whole = columns[:, 1:7].astype(np.int64)
             timeline = Timeline(
                 end_s=columns[:, 0],
                 batch_size=whole[:, 0],
                 prefill_tokens=whole[:, 1],
                 tokens_in_use=whole[:, 2],
                 num_steps=whole[:, 3],
+                decode_tokens=whole[:, 4],
+                num_waiting=whole[:, 5],
+                compute_s=columns[:, 7],
+                kv_read_s=columns[:, 8],
+                weight_read_s=columns[:, 9],
+                left_ratio=None if self._is_left is None else columns[:, 10],
             )
         return Simulation(
             makespan_s=self.now_s,
