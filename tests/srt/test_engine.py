@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -34,15 +35,26 @@ PREFIXES = [
 GREEDY = {"max_new_tokens": 5, "temperature": 0}
 ENDLESS = {"max_new_tokens": 4000, "ignore_eos": True}
 PROMPTS = [f"{PREFIXES[i % 3]} Question {i}:" for i in np.random.default_rng(0).permutation(24).tolist()]
-# Requests are with the scheduler a few at a time, so that the order of feeding decides.
-WINDOW = 6
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+
+
+def documented(section: str) -> list[str]:
+    """The Python blocks of a section of docs/python.md."""
+    text = DOCS.read_text()
+    start = text.index(f"\n## {section}\n")
+    return re.findall(r"```python\n(.*?)```", text[start : text.find("\n## ", start + 1)], re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    made = sglang_blend.Engine(max_total_tokens=6000, window=WINDOW)
-    yield made
-    made.shutdown()
+    """Made by the first block of the documentation.
+
+    Few requests are with its scheduler at a time, so that the order of feeding decides.
+    """
+    namespace: dict[str, Any] = {}
+    exec(documented("Engine")[0], namespace)
+    yield namespace["engine"]
+    namespace["engine"].shutdown()
 
 
 def stock(engine: Any, *args: Any, **kwargs: Any) -> Any:
@@ -255,6 +267,17 @@ def test_what_else_stock_offers_works(engine: Any, tmp_path: Path) -> None:
     assert engine.get_server_info()["schedule_policy"] == "dual-scan"
     with pytest.raises(ConfigError, match="'raise' or 'return' is allowed"):
         engine.generate("Hi", on_error="ignore")
+
+
+def test_the_documented_blocks_run(engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """All but the first, which has made the engine, and the last, which shuts it down."""
+    blocks = documented("Engine")
+    assert len(blocks) >= 4
+    assert blocks[-1] == "engine.shutdown()\n"
+    namespace = {"engine": engine, "__name__": "documented"}
+    for block in blocks[1:-1]:
+        exec(block, namespace)
+    assert "0 " in capsys.readouterr().out
 
 
 def test_shutdown_leaves_no_process_and_spares_those_of_others(engine: Any) -> None:
