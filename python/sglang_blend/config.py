@@ -25,6 +25,11 @@ OUTPUT_FORMATS = ("jsonl", "parquet")
 TABLE_SUFFIXES = (".jsonl", ".parquet")
 
 
+def default_window(max_running_requests: int) -> int:
+    """Requests to hand to an engine that runs so many at once, where nobody says."""
+    return min(max(WINDOW_FACTOR * max_running_requests, LEAST_WINDOW), MOST_WINDOW)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
     """Files and feeding of one offline job. `resolve` fills the paths that were left open."""
@@ -182,9 +187,7 @@ class JobConfig:
 
     def window_for(self, max_running_requests: int) -> int:
         """Requests to hand to an engine that runs so many at once."""
-        if self.window is not None:
-            return self.window
-        return min(max(WINDOW_FACTOR * max_running_requests, LEAST_WINDOW), MOST_WINDOW)
+        return self.window or default_window(max_running_requests)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

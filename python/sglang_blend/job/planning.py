@@ -168,6 +168,11 @@ class JobPlan:
         return float(self._work_s[row])
 
     @property
+    def total_work(self) -> float:
+        """The sum of `work` over all requests."""
+        return float(self._table.n if self._work_s is None else self._work_s.sum())
+
+    @property
     def in_words(self) -> str:
         """The order, why it was chosen, and what it keeps; after `make`."""
         schedule = self.schedule

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from sglang_blend.job.engine import Engine, Failure
+from sglang_blend.job.feeding import Phase, feed_planned
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
@@ -77,7 +78,7 @@ async def run_planned(
             return
         logger.info("Stopping: waiting %.0f s at most for what is in flight.", drain_timeout_s)
         limit.reschedule(loop.time() + drain_timeout_s)
-        free.release()  # wakes `_feed`, should it be waiting
+        free.release()  # wakes `feed`, should it be waiting
 
     async def run_one(row: int) -> None:
         offset, number = spool.position(row)
@@ -96,61 +97,20 @@ async def run_planned(
                 record.add(submitted, answer, hints=hints, max_new_tokens=spool.max_new_tokens(row))
         progress.add(answer.prompt_tokens + answer.output_tokens, plan.work(row))
 
+    def on_phase(phase: Phase) -> None:
+        if phase is Phase.RUN:
+            logger.info("Planned in %.1f s: %s.", plan.plan_s, plan.in_words)
+            sampled_work = sum(map(plan.work, plan.sample.tolist()))
+            progress.begin(phase.value, plan.total_work - sampled_work)
+        else:
+            progress.begin(phase.value)
+
     takes_hints = send_hints and engine.facts().takes_hints
     try:
         with stop.calls(on_signal):
             async with limit:
-                sampled = plan.sample.tolist()
-                if sampled:
-                    progress.begin("sampling output lengths")
-                    await _feed(sampled, run_one, free, is_stopping)
-                progress.begin("planning")
-                await asyncio.to_thread(plan.make)
-                logger.info("Planned in %.1f s: %s.", plan.plan_s, plan.in_words)
-                first = set(sampled)
-                rest = [row for row in plan.schedule.sequence.tolist() if row not in first]
-                progress.begin("running", sum(map(plan.work, rest)))
-                await _feed(rest, run_one, free, is_stopping, before_each=_renewal(plan))
+                await feed_planned(plan, run_one, free, is_stopping, on_phase)
     except TimeoutError:
         logger.info("What was still in flight is given up.")
     finally:
         results.sync()
-
-
-def _renewal(plan: JobPlan) -> Callable[[], Awaitable[None]]:
-    async def renew() -> None:
-        if plan.wants_renewal:
-            await asyncio.to_thread(plan.renew)
-
-    return renew
-
-
-async def _nothing() -> None:
-    pass
-
-
-async def _feed(
-    rows: Sequence[int],
-    run_one: Callable[[int], Awaitable[None]],
-    free: asyncio.Semaphore,
-    is_stopping: Callable[[], bool],
-    before_each: Callable[[], Awaitable[None]] = _nothing,
-) -> None:
-    """Run the rows in this order, as `free` allows; returns when all that were started have finished."""
-
-    async def run_and_free(row: int) -> None:
-        try:
-            await run_one(row)
-        finally:
-            free.release()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for row in rows:
-                await free.acquire()
-                if is_stopping():
-                    break
-                await before_each()
-                group.create_task(run_and_free(row))
-    except BaseExceptionGroup as failures:  # the first failure cancelled the others
-        raise failures.exceptions[0] from failures

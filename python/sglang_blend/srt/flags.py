@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from sglang.srt.platforms import current_platform
 from sglang.srt.plugins import load_plugins
@@ -24,6 +25,17 @@ OFFLINE_DEFAULTS = (
 
 # The overlap schedule hides host work behind a device; on the CPU both want the same cores.
 CPU_DEFAULTS = ("--disable-overlap-schedule",)
+
+
+def with_engine_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same for arguments of SGLang's engine and runtime in Python; the given ones win."""
+    on_cpu = isinstance(current_platform, BlendCpuPlatform)
+    defaults = {"schedule_policy": "dual-scan"} | ({"disable_overlap_schedule": True} if on_cpu else {})
+    if "model_path" not in kwargs:
+        from sglang_blend.demo_model import NAME, demo_model_path
+
+        defaults |= {"model_path": str(demo_model_path()), "served_model_name": NAME}
+    return defaults | kwargs
 
 
 def server_args(argv: Sequence[str]) -> ServerArgs:

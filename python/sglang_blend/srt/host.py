@@ -20,13 +20,12 @@ import orjson
 import sglang as sgl
 
 from sglang_blend.errors import BlendError
-from sglang_blend.job.engine import Answer, EngineFacts
+from sglang_blend.job.engine import Answer
 from sglang_blend.job.input import BatchLine
 from sglang_blend.processes.messages import Message, pack, read, send, view_ids
-from sglang_blend.srt.engine_cost import device_name
+from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.options import BlendOptions
-from sglang_blend.srt.policy import POLICIES
 from sglang_blend.srt.serving import Serving
 
 logger = logging.getLogger(__name__)
@@ -51,22 +50,9 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
         return
     send(sock, {"flags": "accepted"})
     engine = sgl.Engine(server_args=args)
-    send(sock, {"facts": facts(engine)._asdict()})
+    facts = engine.loop.run_until_complete(engine_facts(engine))
+    send(sock, {"facts": facts._asdict()})
     engine.loop.run_until_complete(_Host(engine).serve(sock))
-
-
-def facts(engine: sgl.Engine) -> EngineFacts:
-    """What planning needs to know of a running engine."""
-    info, args = engine.get_server_info(), engine.server_args
-    return EngineFacts(
-        model_config=orjson.loads(engine.tokenizer_manager.model_config.hf_config.to_json_string()),
-        device_name=device_name(),
-        tp_size=args.tp_size,
-        kv_pool_tokens=info["max_total_num_tokens"],
-        page_size=args.page_size,
-        max_running_requests=info["internal_states"][0]["effective_max_running_requests_per_dp"],
-        takes_hints=args.schedule_policy in POLICIES,
-    )
 
 
 class _Host:

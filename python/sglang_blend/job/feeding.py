@@ -1,0 +1,91 @@
+"""Feeds requests to an engine in a given order, a bounded number of them at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+
+from sglang_blend.job.planning import JobPlan
+
+
+class Phase(Enum):
+    """Of a planned list; the values are for people."""
+
+    SAMPLE = "sampling output lengths"
+    PLAN = "planning"
+    RUN = "running"
+
+
+def _never() -> bool:
+    return False
+
+
+def _nobody(phase: Phase) -> None:
+    pass
+
+
+async def feed_planned(
+    plan: JobPlan,
+    run_one: Callable[[int], Awaitable[None]],
+    free: asyncio.Semaphore,
+    is_stopping: Callable[[], bool] = _never,
+    on_phase: Callable[[Phase], None] = _nobody,
+) -> None:
+    """Run the plan's sample, make the plan, run the rest in its order.
+
+    Args:
+        run_one: gets a row of the plan.
+        free: of the window; acquired for each row.
+        is_stopping: no more are started once it is true.
+        on_phase: told when a phase begins.
+    """
+    sampled = plan.sample.tolist()
+    if sampled:
+        on_phase(Phase.SAMPLE)
+        await feed(sampled, run_one, free, is_stopping)
+    on_phase(Phase.PLAN)
+    await asyncio.to_thread(plan.make)
+    on_phase(Phase.RUN)
+    first = set(sampled)
+    rest = [row for row in plan.schedule.sequence.tolist() if row not in first]
+
+    async def renew() -> None:
+        if plan.wants_renewal:
+            await asyncio.to_thread(plan.renew)
+
+    await feed(rest, run_one, free, is_stopping, before_each=renew)
+
+
+async def _nothing() -> None:
+    pass
+
+
+async def feed(
+    rows: Sequence[int],
+    run_one: Callable[[int], Awaitable[None]],
+    free: asyncio.Semaphore,
+    is_stopping: Callable[[], bool] = _never,
+    before_each: Callable[[], Awaitable[None]] = _nothing,
+) -> None:
+    """Run the rows in this order, as `free` allows; returns when all that were started have finished.
+
+    The first exception of `run_one` cancels the others and is raised.
+    """
+
+    async def run_and_free(row: int) -> None:
+        try:
+            await run_one(row)
+        finally:
+            free.release()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for row in rows:
+                await free.acquire()
+                if is_stopping():
+                    break
+                await before_each()
+                group.create_task(run_and_free(row))
+    except BaseExceptionGroup as failures:  # the first failure cancelled the others
+        raise failures.exceptions[0] from failures

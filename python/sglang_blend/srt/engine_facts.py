@@ -1,0 +1,32 @@
+"""What planning needs to know of a running engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from sglang_blend.job.engine import EngineFacts
+from sglang_blend.srt.engine_cost import device_name
+from sglang_blend.srt.policy import POLICIES
+
+if TYPE_CHECKING:
+    from sglang.srt.entrypoints.engine import Engine
+
+
+async def engine_facts(engine: Engine) -> EngineFacts:
+    """Asked of the scheduler, in the event loop of the engine.
+
+    SGLang 0.5.17: the parts of `Engine.get_server_info` that are needed here.
+    """
+    manager, args = engine.tokenizer_manager, engine.server_args
+    states = await manager.get_internal_state()
+    return EngineFacts(
+        model_config=orjson.loads(manager.model_config.hf_config.to_json_string()),
+        device_name=device_name(),
+        tp_size=args.tp_size,
+        kv_pool_tokens=engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"],
+        page_size=args.page_size,
+        max_running_requests=states[0]["effective_max_running_requests_per_dp"],
+        takes_hints=args.schedule_policy in POLICIES,
+    )
