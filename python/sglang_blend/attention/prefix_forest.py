@@ -7,16 +7,28 @@ the tree, a leave goes up one path.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.attention.shared_runs import IntArray, SharedRun, SharedRuns, SlotArray
 
 
+class _Run(NamedTuple):
+    """A run worth reading together, with rows where `SharedRun` has positions."""
+
+    level: int
+    start: int
+    end: int
+    slots: SlotArray
+    members: IntArray
+
+
 class _Node:
     """Tokens [start, end) that exactly `rows` have in common; with one row, what it has alone."""
 
-    __slots__ = ("children", "end", "members", "parent", "rows", "slot", "start")
+    __slots__ = ("children", "end", "parent", "rows", "runs", "slot", "start")
 
     def __init__(self, slot: int, start: int, end: int, parent: _Node | None, rows: set[int]) -> None:
         self.slot = slot  # of token `start`; the parent's key
@@ -24,7 +36,9 @@ class _Node:
         self.end = end
         self.parent = parent
         self.rows = rows
-        self.members: IntArray | None = None  # `rows` as an array, made when asked for
+        self.runs: list[_Run] | None = (
+            None  # of a tree's top: what pays in it; None when that may have changed
+        )
         self.children: dict[int, _Node] = {}
 
 
@@ -52,7 +66,7 @@ class PrefixForest:
         node, at, length = self._root, 0, len(slots)
         while True:
             node.rows.add(row)
-            node.members = None
+            node.runs = None
             child = node.children.get(int(slots[at])) if at < length else None
             if child is None:
                 break
@@ -74,7 +88,7 @@ class PrefixForest:
         del self._slots[row]
         while node is not None:
             node.rows.discard(row)
-            node.members = None
+            node.runs = None
             parent = node.parent
             if parent is not None and not node.rows:
                 del parent.children[node.slot]
@@ -89,39 +103,46 @@ class PrefixForest:
             rows: (bs,) int64, the rows in the forest, in the order of the batch.
         """
         assert len(rows) == len(self), f"{len(rows)} requests in the batch, {len(self)} in the forest"
-        runs: list[tuple[int, int, int, _Node]] = []  # level, start, end, node
-        open_nodes = [(node, 0, 0) for node in self._root.children.values() if len(node.rows) > 1]
-        while open_nodes:
-            node, start, level = open_nodes.pop()
-            if self._break_even.pays(len(node.rows), node.end - start):
-                runs.append((level, start, node.end, node))
-                start, level = node.end, level + 1
-            for child in node.children.values():
-                if len(child.rows) > 1:
-                    open_nodes.append((child, start, level))  # noqa: PERF401 - half the time of a list
-        return self._with_positions(runs, rows)
-
-    def _with_positions(self, runs: list[tuple[int, int, int, _Node]], rows: IntArray) -> SharedRuns:
-        """What `shared_runs.in_order` does, for many runs at once: their readers in one array."""
+        runs: list[_Run] = []
+        for top in self._root.children.values():
+            if len(top.rows) > 1:
+                if top.runs is None:
+                    top.runs = self._find_runs(top)
+                runs += top.runs
         private_start = np.zeros(len(rows), np.int64)
         if not runs:
             return SharedRuns((), private_start)
-        members = [_members(node) for *_, node in runs]
         position = np.zeros(int(rows.max()) + 1, np.int64)
         position[rows] = np.arange(len(rows))
-        sizes = np.array([len(m) for m in members])
-        run_of = np.repeat(np.arange(len(runs)), sizes)
-        readers = np.sort(run_of * len(rows) + position[np.concatenate(members)]) % len(rows)
+        sizes = np.array([len(run.members) for run in runs])
         ends = np.cumsum(sizes)
         starts = ends - sizes
-        np.maximum.at(private_start, readers, np.repeat(np.array([end for _, _, end, _ in runs]), sizes))
-        levels = np.array([level for level, *_ in runs])
-        ordered = []
-        for i in np.lexsort((readers[starts], levels)).tolist():
-            level, start, end, _ = runs[i]
-            slots = self._slots[int(members[i][0])][start:end]
-            ordered.append(SharedRun(start, end, slots, readers[starts[i] : ends[i]], level))
-        return SharedRuns(tuple(ordered), private_start)
+        # As `in_order`, but sorting the readers of all runs at once: each run's stay together.
+        first = np.repeat(np.arange(len(runs)) * len(rows), sizes)
+        readers = np.sort(first + position[np.concatenate([run.members for run in runs])]) - first
+        np.maximum.at(private_start, readers, np.repeat(np.array([run.end for run in runs]), sizes))
+        order = np.lexsort((readers[starts], np.array([run.level for run in runs])))
+        of_run = np.split(readers, ends[:-1])
+        return SharedRuns(
+            tuple(
+                SharedRun(runs[i].start, runs[i].end, runs[i].slots, of_run[i], runs[i].level)
+                for i in order.tolist()
+            ),
+            private_start,
+        )
+
+    def _find_runs(self, top: _Node) -> list[_Run]:
+        """What pays in one tree."""
+        runs, open_nodes = [], [(top, 0, 0)]
+        while open_nodes:
+            node, start, level = open_nodes.pop()
+            if self._break_even.pays(len(node.rows), node.end - start):
+                members = np.fromiter(node.rows, np.int64, len(node.rows))
+                slots = self._slots[int(members[0])][start : node.end]
+                runs.append(_Run(level, start, node.end, slots, members))
+                start, level = node.end, level + 1
+            open_nodes += [(child, start, level) for child in node.children.values() if len(child.rows) > 1]
+        return runs
 
     def check_integrity(self) -> None:
         """Recount the tree from the slots.
@@ -169,9 +190,3 @@ class PrefixForest:
         for row in child.rows:
             if self._last[row] is child:
                 self._last[row] = node
-
-
-def _members(node: _Node) -> IntArray:
-    if node.members is None:
-        node.members = np.fromiter(node.rows, np.int64, len(node.rows))
-    return node.members
