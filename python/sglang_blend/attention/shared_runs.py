@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,10 +57,20 @@ class SharedRuns:
     runs: tuple[SharedRun, ...]
     private_start: IntArray
 
-    @property
+    @cached_property
     def saved_tokens(self) -> int:
         """KV tokens a step reads less than without sharing."""
         return sum(run.saved_tokens for run in self.runs)
+
+    @cached_property
+    def num_readers(self) -> int:
+        """Readers of all runs; a request counts once a level."""
+        return sum(len(run.readers) for run in self.runs)
+
+    @cached_property
+    def most_readers(self) -> int:
+        """Readers of the largest group."""
+        return max((len(run.readers) for run in self.runs), default=0)
 
     def levels(self) -> list[list[SharedRun]]:
         """The runs of each level."""
