@@ -7,6 +7,7 @@ other parts. Both are stated in tokens: how many KV tokens of one request could 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sglang_blend.errors import ConfigError
 
@@ -28,14 +29,14 @@ class BreakEven:
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}; a finite number of tokens from 0 is allowed.")
 
-    def gain_tokens(self, num_readers: int, num_tokens: int) -> float:
+    def gain_tokens(self, num_readers: Any, num_tokens: Any) -> Any:
         """KV tokens saved by a step that reads `num_tokens` once for `num_readers`, less what it costs.
 
-        Negative where reading apart is cheaper.
+        Negative where reading apart is cheaper. Numbers, or arrays of one shape.
         """
         saved = (num_readers - 1) * num_tokens
         return saved - self.group_tokens - self.reader_tokens * num_readers
 
     def pays(self, num_readers: int, num_tokens: int) -> bool:
         """Whether the run is worth a group of its own."""
-        return self.gain_tokens(num_readers, num_tokens) > 0
+        return bool(self.gain_tokens(num_readers, num_tokens) > 0)

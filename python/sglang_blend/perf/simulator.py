@@ -23,6 +23,7 @@ from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import Pacer
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
+from sglang_blend.perf.shared_readers import SharedReaders
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation, Timeline
 from sglang_blend.perf.step_time import KvRead, StepTimer
 
@@ -111,6 +112,7 @@ class SimulatedEngine:
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
+        self.shared = SharedReaders(job.tree, cost)
         self.forecast = Forecast()
         self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
@@ -241,7 +243,7 @@ class SimulatedEngine:
     def _kv_read(self) -> KvRead:
         running = self.running
         return KvRead(
-            running.kv_tokens + running.size,
+            running.kv_tokens + running.size - self.shared.saved_tokens,
             running.window_tokens + running.num_growing,
             running.size,
             running.num_growing,
@@ -362,6 +364,7 @@ class SimulatedEngine:
             steps = self._output_len[request] - self.generated[request]
             if steps > 0:
                 self.running.join(request, kv_len, steps)
+                self.shared.join(request)
             else:
                 self._finish(request, kv_len)
 
@@ -369,6 +372,7 @@ class SimulatedEngine:
         self.admission.on_decode(num_steps)
         for request, kv_len in self.running.advance(num_steps):
             self.generated[request] = self._output_len[request]
+            self.shared.leave(request)
             self._finish(request, kv_len)
 
     def _finish(self, request: int, kv_len: int) -> None:
@@ -390,6 +394,7 @@ class SimulatedEngine:
             request = self.running.retraction_victim(self.generated)
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
+            self.shared.leave(request)
             self.pool.release(request, self._private_len(request, kv_len), keep=False)
             self.forecast.remove(request)
             self.pacer.on_retract(request)
