@@ -16,6 +16,11 @@ class ToyCost:
     kv_bytes: float = 131_072
     bytes_per_s: float = 2.039e12
 
+    shares_reads: bool = False
+
+    def shared_gain_tokens(self, num_readers: FloatArray, num_tokens: IntArray) -> FloatArray:
+        return (num_readers - 1) * num_tokens
+
     def compute_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
         return (
             self.extend_compute_s(0 * prompt_len, prompt_len)

@@ -35,6 +35,7 @@ NOT_RUN = {
     "python scripts/kill_test.py": MEASURES,
     "python scripts/bench_simulator.py": MEASURES,
     "sglang-blend simulate --trace mooncake": TRACE,
+    "sglang-blend simulate --paper-trace 1 --num-requests 20000": MEASURES,
     "sglang-blend bench --file bbh_direct.jsonl.gz": MEASURES,
 }
 COMMANDS = sorted({command.text for command in shown_commands()})

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from attention.batches import FREE
 from core.strategies import tables
+from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.feed import ListFeed
 from sglang_blend.perf.hardware import hardware
@@ -33,9 +35,10 @@ def small_jobs(draw: st.DrawFn) -> tuple[SimulatedJob, np.ndarray, int]:
     return job, np.array(draw(st.permutations(range(table.n))), dtype=np.int64), pool
 
 
-def engines(job, sequence, pool, config, shape="llama-3-8b"):
+def engines(job, sequence, pool, config, shape="llama-3-8b", shared_reads=None):
     """Both simulators, run to the end."""
     cost = RooflineCost(
+        shared_reads=shared_reads,
         shape=replace(model_shape(shape), window=24) if shape == "gemma-2-9b" else model_shape(shape),
         hardware=hardware("A100"),
         pool_tokens=pool,
@@ -56,9 +59,10 @@ def engines(job, sequence, pool, config, shape="llama-3-8b"):
     least=st.sampled_from([None, 1, 32]),
     chunk=st.sampled_from([None, 7, 64]),
     shape=st.sampled_from(["llama-3-8b", "gemma-2-9b", "mixtral"]),
+    shared_reads=st.sampled_from([None, FREE, BreakEven(group_tokens=5, reader_tokens=0.5)]),
 )
 def test_fast_simulator_takes_the_steps_of_the_obvious_one(
-    mode, case, admission, eviction, least, chunk, shape
+    mode, case, admission, eviction, least, chunk, shape, shared_reads
 ):
     """Steps, retractions, computed and recomputed tokens are equal, the time is equal up to rounding."""
     job, sequence, pool = case
@@ -70,7 +74,7 @@ def test_fast_simulator_takes_the_steps_of_the_obvious_one(
         min_prefill_tokens=least or 32,
         chunk_tokens=chunk,
     )
-    fast, naive = engines(job, sequence, pool, config, shape)
+    fast, naive = engines(job, sequence, pool, config, shape, shared_reads)
     result = fast.result()
     assert result.num_steps == naive.num_steps
     assert result.retractions == naive.retractions

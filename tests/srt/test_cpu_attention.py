@@ -32,9 +32,9 @@ def backends():
     """SGLang's and ours, without a model runner: the attention methods need none."""
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 
-    from sglang_blend.srt.cpu.attention import BlendTorchNativeAttnBackend
+    from sglang_blend.srt.cpu.attention import BatchedAttnBackend
 
-    return object.__new__(TorchNativeAttnBackend), object.__new__(BlendTorchNativeAttnBackend)
+    return object.__new__(TorchNativeAttnBackend), object.__new__(BatchedAttnBackend)
 
 
 def both(backends, method, *args, **kwargs):

@@ -23,6 +23,23 @@ class CostModel(Protocol):
         """Tokens that the KV pool holds; `M` of the paper, section 5.3."""
         ...
 
+    @property
+    def shares_reads(self) -> bool:
+        """Whether a decode step reads KV that several requests share once for all of them."""
+        ...
+
+    def shared_gain_tokens(self, num_readers: FloatArray, num_tokens: IntArray) -> FloatArray:
+        """KV tokens that a decode step saves where so many requests read so many tokens together.
+
+        Args:
+            num_readers: (m,) float64, 1 or more.
+            num_tokens: (m,) int64.
+
+        Returns:
+            (m,) float64, tokens less what grouping costs; 0 where it does not pay or nothing is shared.
+        """
+        ...
+
     def compute_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
         """Compute time of each request, nothing shared: `Comp(r)` of the paper, section 4.
 
@@ -35,13 +52,14 @@ class CostModel(Protocol):
         """
         ...
 
-    def memory_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
+    def memory_s(self, prompt_len: IntArray | FloatArray, output_len: IntArray) -> FloatArray:
         """Time to read the KV cache in all decode steps of each request: `Mem(r)` of the paper, section 4.
 
-        Prefix sharing does not shorten it: every request reads the shared KV again.
+        Prefix sharing does not shorten it: every request reads the shared KV again. Where attention reads it
+        once (`shares_reads`), callers pass the tokens that a request pays for (`core.shared_reads`).
 
         Args:
-            prompt_len: (n,) int64, tokens.
+            prompt_len: (n,) int64 or float64, tokens.
             output_len: (n,) int64, tokens.
 
         Returns:

@@ -12,6 +12,7 @@ from sglang_blend.core.density import Load, density_of
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
+from sglang_blend.core.shared_reads import read_len
 from sglang_blend.errors import PlanError
 
 
@@ -107,7 +108,20 @@ class Workload:
 
     def memory_s_of_leaves(self, *, least_output_len: int) -> FloatArray:
         """(n,) float64, time of the KV reads when every output has at least this many tokens."""
-        return self._cost.memory_s(self.tree.prompt_len, np.maximum(self.leaf_output_len, least_output_len))
+        return self._cost.memory_s(self.leaf_read_len, np.maximum(self.leaf_output_len, least_output_len))
+
+    @cached_property
+    def leaf_read_len(self) -> FloatArray:
+        """(n,) float64, prompt tokens that each leaf pays for in a decode step."""
+        tree = self.tree
+        return read_len(
+            self._cost,
+            prompt_len=tree.prompt_len,
+            output_len=self.leaf_output_len,
+            leaf_node=tree.leaf_parent,
+            node_parent=tree.node_parent,
+            node_depth=tree.node_depth,
+        )
 
     @property
     def kv_pool_tokens(self) -> int:

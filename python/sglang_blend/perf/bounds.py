@@ -17,7 +17,7 @@ class Bounds:
 
     Attributes:
         compute_s: compute with every shared segment computed once.
-        memory_s: KV reads.
+        memory_s: KV reads; where attention shares them, with as many readers together as the pool holds.
         weight_s: weight reads of the fewest decode steps that the pool allows.
         interference: share of the shorter side that overlap loses.
     """
@@ -64,7 +64,7 @@ def bounds_of(tree: SegmentTree, output_len: IntArray, cost: RooflineCost, inter
     mean_batch = float(output.sum()) / steps if steps else 0.0
     return Bounds(
         compute_s=tree.prefill_compute_s(cost) + float(output.sum()) * cost.token_s,
-        memory_s=float(cost.memory_s(tree.prompt_len, output_len).sum()),
+        memory_s=float(cost.memory_s(tree.read_len(cost, output_len), output_len).sum()),
         weight_s=steps * cost.weight_s(mean_batch),
         interference=interference,
     )

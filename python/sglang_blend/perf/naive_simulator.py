@@ -226,7 +226,8 @@ class NaiveEngine:
         steps += sum((k + m / 2) * m for k, m in zip(kv, rem, strict=True))
         est = self.job.est_output_len
         all_steps = float((self.job.tree.prompt_len * est + est**2 / 2).sum())
-        read_s = float(self.cost.memory_s(self.job.tree.prompt_len, est).sum()) / max(all_steps, 1.0)  # type: ignore[arg-type]
+        read_len = self.job.tree.read_len(self.cost, est)
+        read_s = float(self.cost.memory_s(read_len, est).sum()) / max(all_steps, 1.0)  # type: ignore[arg-type]
         compute_s, memory_s = self.prefill_left_s + output * self.cost.token_s, steps * read_s
         longest = max(rem, default=1.0)
         if self.config.mode == "pdmux":
@@ -344,11 +345,22 @@ class NaiveEngine:
         window = self.cost.shape.window or 0
         running = self.running()
         return KvRead(
-            sum(r.kv_len + 1 for r in running),
+            sum(r.kv_len + 1 for r in running) - self.saved_tokens(running),
             sum(min(r.kv_len + 1, window) for r in running),
             len(running),
             0,
         )
+
+    def saved_tokens(self, running: list[_Req]) -> float:
+        """What reading each shared segment once saves."""
+        if self.cost.shared_reads is None:
+            return 0.0
+        saved = 0.0
+        for node, length in enumerate(self.job.tree.seg_len.tolist()):
+            num_readers = sum(node in r.path for r in running)
+            if node and num_readers > 1:
+                saved += max(0.0, self.cost.shared_reads.gain_tokens(num_readers, length))
+        return saved
 
     def decode_alone(self) -> None:
         self.retract()

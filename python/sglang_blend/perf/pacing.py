@@ -52,8 +52,11 @@ class Pacer:
         self._est: list[float] = est_output_len.tolist()
         steps = tree.prompt_len * est_output_len + est_output_len**2 / 2.0
         self._token_steps: list[float] = steps.tolist()
-        memory = float(cost.memory_s(tree.prompt_len, est_output_len).sum())  # type: ignore[arg-type]
-        self._read_s = memory / max(float(steps.sum()), 1.0)  # mean over the job; exact without windows
+        read_len = tree.read_len(cost, est_output_len)
+        memory = float(cost.memory_s(read_len, est_output_len).sum())  # type: ignore[arg-type]
+        self._read_s = memory / max(
+            float(steps.sum()), 1.0
+        )  # mean over the job
         self._prefill_s = tree.prefill_compute_s(cost)
         self._queued_output = float(est_output_len.sum())
         self._queued_steps = float(steps.sum())

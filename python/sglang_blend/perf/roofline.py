@@ -12,6 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.hardware import Hardware
@@ -42,6 +43,8 @@ class RooflineCost:
         mem_fraction, reserve_bytes: KV memory is mem_fraction * memory - weights - reserve_bytes per
             accelerator.
         pool_tokens: KV pool in tokens, when it is known; overrides the estimate.
+        shared_reads: when it pays to read KV that requests share once a decode step, where attention can
+            (`--attention-backend blend`); None reads it for each request.
 
     Source: BlendServe, arXiv:2411.16102, section 4: Comp(r) = 2 (p + d) P_model / compute and Mem(r) = (p d
     + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted, causally (half of
@@ -57,6 +60,7 @@ class RooflineCost:
     mem_fraction: float = 0.9
     reserve_bytes: float = 3e9
     pool_tokens: int | None = None
+    shared_reads: BreakEven | None = None
 
     def __post_init__(self) -> None:
         if self.tp_size < 1:
@@ -91,6 +95,26 @@ class RooflineCost:
         if self.pool_tokens is not None:
             return self.pool_tokens
         return int(self._kv_memory_bytes() / self.shape.kv_bytes_per_token(self.tp_size))
+
+    @property
+    def shares_reads(self) -> bool:
+        """Whether a decode step reads KV that several requests share once for all of them."""
+        return self.shared_reads is not None
+
+    def shared_gain_tokens(self, num_readers: FloatArray, num_tokens: IntArray) -> FloatArray:
+        """KV tokens that a decode step saves where so many requests read so many tokens together.
+
+        Args:
+            num_readers: (m,) float64, 1 or more.
+            num_tokens: (m,) int64.
+
+        Returns:
+            (m,) float64, tokens; 0 where it does not pay.
+        """
+        if self.shared_reads is None:
+            return np.zeros(len(num_tokens))
+        gain: FloatArray = np.maximum(self.shared_reads.gain_tokens(num_readers, num_tokens), 0.0)
+        return gain
 
     @cached_property
     def flop_per_s(self) -> float:
@@ -174,11 +198,11 @@ class RooflineCost:
         output = _lengths("output_len", output_len)
         return self.extend_compute_s(np.zeros_like(prompt), prompt) + output * self.token_s  # type: ignore[arg-type]
 
-    def memory_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
+    def memory_s(self, prompt_len: IntArray | FloatArray, output_len: IntArray) -> FloatArray:
         """Seconds that decode spends reading the KV of each request.
 
         Args:
-            prompt_len, output_len: (n,) int64 (output lengths may be fractional estimates), tokens.
+            prompt_len, output_len: (n,) int64 (or fractional estimates), tokens.
 
         Returns:
             (n,) float64, seconds: (p d + d^2 / 2) tokens read, or their windowed count.
@@ -206,7 +230,7 @@ def paper_cost(
     )
 
 
-def _lengths(name: str, values: IntArray) -> FloatArray:
+def _lengths(name: str, values: IntArray | FloatArray) -> FloatArray:
     lengths = np.asarray(values, dtype=np.float64)
     if lengths.size and not (np.isfinite(lengths).all() and lengths.min() >= 0):
         bad = lengths[~(np.isfinite(lengths) & (lengths >= 0))].flat[0]

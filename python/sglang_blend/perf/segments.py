@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.shared_reads import read_len
 from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.roofline import RooflineCost
 
@@ -72,6 +73,17 @@ class SegmentTree:
         """Compute seconds of all prompts when every segment is computed once."""
         shared = cost.extend_compute_s(self.end_len - self.seg_len, self.seg_len).sum()
         return float(shared + cost.extend_compute_s(self.end_len[self.leaf], self.private_len).sum())
+
+    def read_len(self, cost: RooflineCost, output_len: IntArray | FloatArray) -> FloatArray:
+        """(n,) float64, prompt tokens that each request pays for in a decode step."""
+        return read_len(
+            cost,
+            prompt_len=self.prompt_len,
+            output_len=output_len,
+            leaf_node=self.leaf,
+            node_parent=self.parent,
+            node_depth=self.end_len,
+        )
 
     def saved_ratio(self, cost: RooflineCost, output_len: FloatArray) -> float:
         """Prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe section

@@ -24,6 +24,7 @@ from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import Pacer
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
+from sglang_blend.perf.shared_readers import SharedReaders
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation, Timeline
 from sglang_blend.perf.step_time import KvRead, StepTimer
 
@@ -128,6 +129,7 @@ class SimulatedEngine:
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
+        self.shared = SharedReaders(job.tree, cost)
         self.forecast = Forecast()
         self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
@@ -261,7 +263,7 @@ class SimulatedEngine:
     def _kv_read(self) -> KvRead:
         running = self.running
         return KvRead(
-            running.kv_tokens + running.size,
+            running.kv_tokens + running.size - self.shared.saved_tokens,
             running.window_tokens + running.num_growing,
             running.size,
             running.num_growing,
@@ -383,6 +385,7 @@ class SimulatedEngine:
             if steps > 0:
                 self.running.join(request, kv_len, steps)
                 self._account_left(request, kv_len, 1)
+                self.shared.join(request)
             else:
                 self._finish(request, kv_len)
 
@@ -392,6 +395,7 @@ class SimulatedEngine:
         for request, kv_len in self.running.advance(num_steps):
             self._account_left(request, -kv_len, -1)
             self.generated[request] = self._output_len[request]
+            self.shared.leave(request)
             self._finish(request, kv_len)
 
     def _account_left(self, request: int, kv_tokens: int, num_requests: int) -> None:
@@ -419,6 +423,7 @@ class SimulatedEngine:
             self.generated[request] += self.running.steps_since_join(request)
             kv_len = self.running.remove(request)
             self._account_left(request, -kv_len, -1)
+            self.shared.leave(request)
             self.pool.release(request, self._private_len(request, kv_len), keep=False)
             self.forecast.remove(request)
             self.pacer.on_retract(request)

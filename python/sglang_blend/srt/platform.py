@@ -20,11 +20,10 @@ from sglang.srt.platforms.device_mixin import PlatformEnum
 from sglang.srt.platforms.interface import SRTPlatform
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.srt.attention_backend import ATTENTION_BACKEND
 from sglang_blend.srt.cpu.threads import set_thread_defaults
 
 if TYPE_CHECKING:
-    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
-    from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import ServerArgs
 
 # Share of the host's free memory for weights and KV pool, where --mem-fraction-static does not say.
@@ -53,8 +52,8 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     Methods the host really calls (0.5.17): `apply_server_args_defaults` (ServerArgs.__post_init__),
     `get_default_attention_backend` (ServerArgs), `get_device_total_memory` and
     `get_current_memory_usage` (memory pool sizing), `get_mha_kv_pool_cls`, `get_mla_kv_pool_cls`,
-    `get_paged_allocator_cls` (KVCacheConfigurator), `init_backend` (model_runner, at import),
-    `get_dispatch_key_name` (MultiPlatformOp), `get_device`, `synchronize`, `empty_cache`.
+    `get_paged_allocator_cls` (KVCacheConfigurator), `get_dispatch_key_name` (MultiPlatformOp),
+    `get_device`, `synchronize`, `empty_cache`.
     """
 
     _enum = PlatformEnum.OOT
@@ -88,18 +87,8 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         """SGLang splits this at ":" (`ServerArgs._handle_missing_default_values`), so a string it is."""
         return "cpu"
 
-    def init_backend(self) -> None:
-        """Serve `torch_native` by the subclass that batches it; called once in each scheduler process."""
-        from sglang.srt.layers.attention.attention_registry import register_attention_backend
-
-        @register_attention_backend("torch_native")
-        def create_torch_native_backend(runner: ModelRunner) -> AttentionBackend:
-            from sglang_blend.srt.cpu.attention import BlendTorchNativeAttnBackend
-
-            return BlendTorchNativeAttnBackend(runner)
-
     def get_default_attention_backend(self) -> str:
-        return "torch_native"
+        return ATTENTION_BACKEND
 
     def get_mha_kv_pool_cls(self) -> type:
         from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool

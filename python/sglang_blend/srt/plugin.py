@@ -1,4 +1,6 @@
-"""The plugin that SGLang loads in its parent and in every scheduler process: policies, cache, statistics.
+"""The plugin that SGLang loads in its parent and in every scheduler process.
+
+It brings policies, a cache, an attention backend, and statistics.
 
 SGLang finds `activate` through the entry point group `sglang.srt.plugins`. It logs a plugin that fails and
 goes on, so what was installed is verified where it is used: a scheduler whose policy is not ours does not
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from sglang_blend import fork
 from sglang_blend.errors import ConfigError
+from sglang_blend.srt import attention_backend
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -53,6 +56,7 @@ def activate() -> None:
     for name in POLICIES:
         register_schedule_policy(name, _make_policy)
     register_radix_cache_backend(CACHE_BACKEND, _make_cache)
+    attention_backend.register()
     for target, hook_type, hook in _HOOKS:
         HookRegistry.register(target, hook, hook_type)
     if multiprocessing.parent_process() is not None:
@@ -162,4 +166,5 @@ _HOOKS: tuple[tuple[str, HookType, Callable[..., Any]], ...] = (
     ("sglang.srt.managers.scheduler.Scheduler.run_batch", HookType.AROUND, _run_batch),
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", HookType.BEFORE, _queue_again),
     ("sglang.srt.managers.scheduler.Scheduler.get_internal_state", HookType.AFTER, _get_internal_state),
+    ("sglang.srt.utils.common.support_triton", HookType.AROUND, attention_backend.support_triton),
 )

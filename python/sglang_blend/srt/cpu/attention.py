@@ -1,4 +1,4 @@
-"""torch_native attention for the CPU platform, without its per-request costs.
+"""Attention for the CPU platform: torch_native without its per-request costs, nothing shared.
 
 SGLang's `TorchNativeAttnBackend` (0.5.17) is written to be obvious: per layer and per request it gathers
 the KV, and in extend it also runs the queries of the cached prefix. On two cores that made attention half of
@@ -40,6 +40,7 @@ class ExtendPiece(NamedTuple):
     """The new tokens of one request.
 
     start, end: range of its queries in the batch. slots: (kv_len,) int64, KV slots of prefix and new tokens.
+        Those it reads alone, where runs are shared.
     mask: (extend_len, kv_len) bool, or None where `is_causal` (no prefix) or a single query says it all.
     """
 
@@ -51,7 +52,10 @@ class ExtendPiece(NamedTuple):
 
 
 def decode_groups(
-    req_to_token: torch.Tensor, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor
+    req_to_token: torch.Tensor,
+    req_pool_indices: torch.Tensor,
+    seq_lens: torch.Tensor,
+    starts: torch.Tensor | None = None,
 ) -> list[DecodeGroup]:
     """Cut a decode batch into groups of similar length.
 
@@ -59,18 +63,23 @@ def decode_groups(
         req_to_token: (max_reqs, max_context_len) int32, KV slot of each token.
         req_pool_indices: (bs,) rows of `req_to_token`.
         seq_lens: (bs,) tokens of each request, the one being decoded included.
+        starts: (bs,) first token of each request to read; None reads from the beginning.
     """
-    lens, order = seq_lens.sort(descending=True)
+    lens, order = (seq_lens if starts is None else seq_lens - starts).sort(descending=True)
     lens_list = lens.tolist()
     groups, first = [], 0
     for i in range(1, len(lens_list) + 1):
         if i < len(lens_list) and lens_list[i] * _MAX_PADDING_RATIO >= lens_list[first]:
             continue
         rows, max_len = order[first:i], lens_list[first]
-        slots = req_to_token[req_pool_indices[rows], :max_len].long()
+        real = torch.arange(max_len) < lens[first:i, None]
+        if starts is None:
+            slots = req_to_token[req_pool_indices[rows], :max_len].long()
+        else:
+            tokens = (starts[rows, None] + torch.arange(max_len)).masked_fill_(~real, 0)
+            slots = req_to_token[req_pool_indices[rows, None], tokens].long()
         mask = None
         if lens_list[i - 1] != max_len:
-            real = torch.arange(max_len) < lens[first:i, None]
             slots = slots.masked_fill(~real, 0)
             mask = real[:, None, None, :]
         groups.append(DecodeGroup(rows, slots.reshape(-1), mask))
@@ -83,24 +92,27 @@ def extend_pieces(
     req_pool_indices: torch.Tensor,
     seq_lens: torch.Tensor,
     prefix_lens: torch.Tensor,
+    starts: torch.Tensor | None = None,
 ) -> list[ExtendPiece]:
     """One piece for each request of an extend batch; arguments as in `decode_groups`, prefix_lens (bs,)."""
     pieces, start = [], 0
-    for row, kv_len, prefix_len in zip(
-        req_pool_indices.tolist(), seq_lens.tolist(), prefix_lens.tolist(), strict=True
+    read_from = [0] * len(seq_lens) if starts is None else starts.tolist()
+    for row, kv_len, prefix_len, first in zip(
+        req_pool_indices.tolist(), seq_lens.tolist(), prefix_lens.tolist(), read_from, strict=True
     ):
         extend_len = kv_len - prefix_len
         mask = None
-        if prefix_len and extend_len > 1:
-            mask = torch.arange(kv_len) <= torch.arange(prefix_len, kv_len)[:, None]
-        slots = req_to_token[row, :kv_len].long()
-        pieces.append(ExtendPiece(start, start + extend_len, slots, mask, prefix_len == 0 and extend_len > 1))
+        if prefix_len > first and extend_len > 1:
+            mask = torch.arange(first, kv_len) <= torch.arange(prefix_len, kv_len)[:, None]
+        slots = req_to_token[row, first:kv_len].long()
+        is_causal = prefix_len == first and extend_len > 1
+        pieces.append(ExtendPiece(start, start + extend_len, slots, mask, is_causal))
         start += extend_len
     return pieces
 
 
-class BlendTorchNativeAttnBackend(TorchNativeAttnBackend):
-    """Registered under `torch_native` on the CPU platform; same inputs, same outputs."""
+class BatchedAttnBackend(TorchNativeAttnBackend):
+    """`--attention-backend blend` with `shared_prefix_attention` off; outputs as torch_native."""
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         super().init_forward_metadata(forward_batch)
@@ -124,8 +136,8 @@ class BlendTorchNativeAttnBackend(TorchNativeAttnBackend):
         for rows, slots, mask in self._decode_groups:
             # (g, heads, dim) -> (g, kv_heads, heads per kv head, dim): those heads act as query positions.
             q = query[rows].unflatten(1, (num_kv_heads, -1))
-            k = _gather(k_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
-            v = _gather(v_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
+            k = gather(k_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
+            v = gather(v_cache, slots, q.dtype).unflatten(0, (len(rows), -1)).transpose(1, 2)
             out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
             output[rows] = out.flatten(1, 2)
         return output
@@ -149,14 +161,14 @@ class BlendTorchNativeAttnBackend(TorchNativeAttnBackend):
             # (new, heads, dim) -> (kv_heads, heads per kv head, new, dim); KV the same, expanded by stride 0.
             q = query[start:end].unflatten(1, (num_kv_heads, -1)).permute(1, 2, 0, 3)
             per_kv_head = (-1, q.shape[1], -1, -1)
-            k = _gather(k_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
-            v = _gather(v_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
+            k = gather(k_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
+            v = gather(v_cache, slots, q.dtype).transpose(0, 1).unsqueeze(1).expand(per_kv_head)
             out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, is_causal=is_causal)
             output[start:end] = out.permute(2, 0, 1, 3).flatten(1, 2)
         return output
 
 
-def _gather(cache: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def gather(cache: torch.Tensor, slots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(max_tokens, kv_heads, dim) at `slots` -> (len(slots), kv_heads, dim) in `dtype`.
 
     `embedding` copies whole rows, 1.3 to 2.5 times as fast here as `index_select` and indexing.

@@ -1,0 +1,42 @@
+"""When it pays to read a shared run of KV once for all of its readers.
+
+A group costs a kernel call of its own, and the results of each reader have to be merged with those of its
+other parts. Both are stated in tokens: how many KV tokens of one request could be read in that time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sglang_blend.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakEven:
+    """Costs of a shared run, in KV tokens that plain decode reads in the same time.
+
+    Attributes:
+        group_tokens: of the group's own kernel call.
+        reader_tokens: of merging one reader's results.
+    """
+
+    group_tokens: float
+    reader_tokens: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("group_tokens", self.group_tokens), ("reader_tokens", self.reader_tokens)):
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name} is {value}; a finite number of tokens from 0 is allowed.")
+
+    def gain_tokens(self, num_readers: Any, num_tokens: Any) -> Any:
+        """KV tokens saved by a step that reads `num_tokens` once for `num_readers`, less what it costs.
+
+        Negative where reading apart is cheaper. Numbers, or arrays of one shape.
+        """
+        saved = (num_readers - 1) * num_tokens
+        return saved - self.group_tokens - self.reader_tokens * num_readers
+
+    def pays(self, num_readers: int, num_tokens: int) -> bool:
+        """Whether the run is worth a group of its own."""
+        return bool(self.gain_tokens(num_readers, num_tokens) > 0)

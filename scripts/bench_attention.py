@@ -1,0 +1,190 @@
+"""Decode and extend with a shared prefix: every attention backend in an engine of its own, same flags.
+
+    python scripts/bench_attention.py --batch 32 --shared 1000 --private 60 --json
+    python scripts/bench_attention.py --model-path MODEL --batch 256 --shared 1500 --private 200    # GPU
+
+Seconds of a decode step of the batch, and of extending the cached prefix by all private parts at once, as a
+client of the engine sees them; median of the repeats, in which the backends take turns where an engine each
+fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by token, as
+long as both chose the same tokens.
+
+On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix for each request
+(`blend_unshared`). On a GPU: flashinfer and triton with CUDA graphs, and `blend`, which runs without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+_UNSHARED = "blend_unshared"
+_VOCABULARY = 40_000
+
+
+class _Client:
+    """One engine with one backend."""
+
+    def __init__(self, name: str, flags: dict[str, Any], args: argparse.Namespace) -> None:
+        import sglang
+
+        from sglang_blend.srt.options import BlendOptions
+
+        self.name = name
+        self._args = args
+        BlendOptions(shared_prefix_attention=name != _UNSHARED).to_env(os.environ)
+        backend = "blend" if name == _UNSHARED else name
+        self._engine = sglang.Engine(attention_backend=backend, **flags)
+        self._prefix = _tokens(0, args.shared)
+        self._generate([self._prefix or _tokens(1, 1)], 2)
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+    def prompts(self, repeat: int) -> list[list[int]]:
+        """The same for every backend; private parts that no earlier repeat had."""
+        first = 1000 * (repeat + 1)
+        return [self._prefix + _tokens(first + i, self._args.private) for i in range(self._args.batch)]
+
+    def measure(self, repeat: int) -> tuple[float, float]:
+        """Seconds of an extend and of a decode step."""
+        prompts = self.prompts(repeat)
+        extend_s = self._seconds(prompts, 1)
+        first_s = self._seconds(prompts, 1)
+        return extend_s, (self._seconds(prompts, 1 + self._args.steps) - first_s) / self._args.steps
+
+    def logprobs(self, repeat: int) -> list[list[tuple[float, int]]]:
+        """Of the first tokens of each prompt: (log-probability, token)."""
+        answers = self._generate(self.prompts(repeat), 4, return_logprob=True)
+        return [[(p, t) for p, t, _ in a["meta_info"]["output_token_logprobs"]] for a in answers]
+
+    def _seconds(self, prompts: list[list[int]], num_tokens: int) -> float:
+        start = time.monotonic()
+        self._generate(prompts, num_tokens)
+        return time.monotonic() - start
+
+    def _generate(self, prompts: list[list[int]], num_tokens: int, **kwargs: Any) -> list[dict[str, Any]]:
+        params = {"max_new_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        return self._engine.generate(input_ids=prompts, sampling_params=params, **kwargs)
+
+
+def _tokens(seed: int, count: int) -> list[int]:
+    return np.random.default_rng(seed).integers(100, _VOCABULARY, count).tolist()
+
+
+def _max_abs_error(a: list[list[tuple[float, int]]], b: list[list[tuple[float, int]]]) -> float:
+    worst = 0.0
+    for ours, theirs in zip(a, b, strict=True):
+        for (p, token), (q, other) in zip(ours, theirs, strict=True):
+            if token != other:
+                break
+            worst = max(worst, abs(p - q))
+    return worst
+
+
+@contextmanager
+def _engine(name: str, flags: dict[str, Any], args: argparse.Namespace) -> Iterator[_Client]:
+    client = _Client(name, flags, args)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _run_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """All engines at once, one measurement after the other: what disturbs one disturbs all."""
+    clients: list[_Client] = []
+    try:
+        for name in names:
+            client = _Client(name, flags[name], args)
+            clients.append(client)
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for repeat in range(args.repeats):
+            for client in clients:
+                seconds[client.name].append(client.measure(repeat))
+        logprobs = {client.name: client.logprobs(args.repeats) for client in clients}
+    finally:
+        for client in clients:
+            client.close()
+    return _report(seconds, logprobs)
+
+
+def _run_one_by_one(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    seconds, logprobs = {}, {}
+    for name in names:
+        with _engine(name, flags[name], args) as client:
+            seconds[name] = [client.measure(repeat) for repeat in range(args.repeats)]
+            logprobs[name] = client.logprobs(args.repeats)
+    return _report(seconds, logprobs)
+
+
+def _report(
+    seconds: dict[str, list[tuple[float, float]]], logprobs: dict[str, list[list[tuple[float, int]]]]
+) -> dict[str, Any]:
+    base = next(iter(seconds))
+    return {
+        "decode_step_s": {name: statistics.median(d for _, d in runs) for name, runs in seconds.items()},
+        "extend_s": {name: statistics.median(e for e, _ in runs) for name, runs in seconds.items()},
+        "max_abs_error": _max_abs_error(logprobs["blend"], logprobs[base]),
+        "repeats": {name: [{"extend_s": e, "decode_step_s": d} for e, d in r] for name, r in seconds.items()},
+    }
+
+
+def main() -> None:
+    """Print a table, or one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32, help="requests")
+    parser.add_argument("--shared", type=int, default=1000, help="tokens of the prefix they share")
+    parser.add_argument("--private", type=int, default=60, help="further tokens of each prompt")
+    parser.add_argument("--steps", type=int, default=8, help="decode steps of a measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--backends", help="comma-separated; the first one is compared with")
+    parser.add_argument("--model-path", help="default: the demo model")
+    parser.add_argument("--load-format", default="auto", help="dummy: random weights, no download")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    args = parser.parse_args()
+
+    import torch
+
+    from sglang_blend.demo_model import demo_model_path
+
+    on_gpu = torch.accelerator.is_available()
+    tokens = args.shared + args.batch * (args.private + args.steps + 8) * (args.repeats + 1)
+    common = {
+        "model_path": args.model_path or str(demo_model_path()),
+        "load_format": args.load_format,
+        "max_total_tokens": tokens + 1024,
+        "max_running_requests": args.batch,
+        "chunked_prefill_size": args.batch * args.private + 8192,
+        "log_level": "error",
+    }
+    if on_gpu:
+        names = ["flashinfer", "triton", "blend"]
+        flags = {name: common | ({"disable_cuda_graph": True} if name == "blend" else {}) for name in names}
+    else:
+        names = ["torch_native", "blend", _UNSHARED]
+        flags = dict.fromkeys(names, common | {"dtype": "float32", "disable_overlap_schedule": True})
+    if args.backends:
+        names = args.backends.split(",")
+        flags = {name: flags.get(name, common) for name in names}
+    result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
+    if args.json:
+        print(json.dumps(result))
+        return
+    for name in names:
+        print(
+            f"{name:>15}  decode step {result['decode_step_s'][name]:.3f} s"
+            f"  extend {result['extend_s'][name]:.2f} s"
+        )
+    print(f"{'':>15}  largest difference of log-probabilities {result['max_abs_error']:.1e}")
+
+
+if __name__ == "__main__":
+    main()

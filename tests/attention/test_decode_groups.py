@@ -1,0 +1,117 @@
+"""The forest that requests join and leave finds what the obvious grouping finds."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attention.batches import FREE, RadixSlots, break_evens, prompts
+from sglang_blend.attention.break_even import BreakEven
+from sglang_blend.attention.decode_groups import DecodeGroups
+from sglang_blend.attention.naive_groups import naive_groups
+from sglang_blend.attention.prefix_forest import PrefixForest
+from sglang_blend.attention.shared_runs import SharedRuns
+
+
+def said(groups: SharedRuns) -> list[tuple]:
+    """Everything a result says, comparable."""
+    runs = [(r.start, r.end, r.slots.tolist(), r.readers.tolist(), r.level) for r in groups.runs]
+    return [*runs, groups.private_start.tolist()]
+
+
+@given(prompts, break_evens)
+def test_the_forest_groups_as_the_obvious_way_does(prompts, break_even) -> None:
+    radix = RadixSlots()
+    slots = [radix.slots(p) for p in prompts]
+    forest = PrefixForest(break_even)
+    for row, of_row in enumerate(slots):
+        forest.join(row, of_row)
+        forest.check_integrity()
+    assert said(forest.shared_runs(np.arange(len(slots)))) == said(naive_groups(slots, break_even))
+
+
+@given(prompts, break_evens, st.data())
+def test_leaving_is_as_if_one_had_never_joined(prompts, break_even, data) -> None:
+    radix = RadixSlots()
+    slots = [radix.slots(p) for p in prompts]
+    forest = PrefixForest(break_even)
+    for row, of_row in enumerate(slots):
+        forest.join(row, of_row)
+    stay = [row for row in range(len(slots)) if data.draw(st.booleans())]
+    for row in set(range(len(slots))) - set(stay):
+        forest.leave(row)
+        forest.check_integrity()
+    order = data.draw(st.permutations(stay))
+    expected = naive_groups([slots[row] for row in order], break_even)
+    assert said(forest.shared_runs(np.array(order, np.int64))) == said(expected)
+
+
+@given(prompts, break_evens)
+def test_every_token_is_in_one_part(prompts, break_even) -> None:
+    """Runs and private part of a request, one after the other, are its slots."""
+    radix = RadixSlots()
+    slots = [radix.slots(p) for p in prompts]
+    groups = naive_groups(slots, break_even)
+    for position, of_request in enumerate(slots):
+        mine = [run for run in groups.runs if position in run.readers]
+        assert [run.level for run in mine] == list(range(len(mine)))
+        parts = [run.slots for run in mine] + [of_request[groups.private_start[position] :]]
+        assert np.concatenate(parts).tolist() == of_request.tolist()
+
+
+@given(
+    st.lists(
+        st.tuples(prompts.filter(len), st.lists(st.booleans(), min_size=40, max_size=40), st.booleans()),
+        max_size=8,
+    ),
+    break_evens,
+)
+def test_following_the_batch_is_as_looking_at_it_anew(steps, break_even) -> None:
+    """Requests come, decode and go, and rows are used again at once."""
+    radix, groups = RadixSlots(), DecodeGroups(break_even)
+    running: dict[int, list[int]] = {}  # row -> tokens
+    serial = 1000
+    for newcomers, leavers, reordered in steps:
+        for row in [r for r, leaves in zip(list(running), leavers, strict=False) if leaves]:
+            del running[row]
+        fresh = [row for row in range(40) if row not in running][: len(newcomers)]
+        for row, tokens in zip(fresh, newcomers, strict=True):
+            running[row] = list(tokens)
+        groups.on_prefill(np.array(fresh, np.int64))
+        if reordered:
+            running = dict(reversed(running.items()))
+        for _ in range(2):
+            for tokens in running.values():
+                serial += 1
+                tokens.append(serial)  # what is decoded is nobody else's
+            slots = [radix.slots(tokens) for tokens in running.values()]
+            rows = np.array(list(running), np.int64)
+            lens = np.array([len(s) for s in slots], np.int64)
+            found = groups.update(rows, lens, lambda at, slots=slots: [slots[i][:-1] for i in at])
+            assert said(found) == said(naive_groups([s[:-1] for s in slots], break_even))
+
+
+def test_a_reused_row_of_the_expected_length_is_a_newcomer() -> None:
+    """A request ends and another takes its row with just the length that the first would have had."""
+    groups = DecodeGroups(FREE)
+    rows, before = np.array([4, 7]), [np.arange(10), np.arange(10)]
+    shared = groups.update(rows, np.array([11, 11]), lambda at: [before[i] for i in at])
+    assert shared.private_start.tolist() == [10, 10]
+    after = [np.arange(11), np.arange(100, 111)]
+    groups.on_prefill(np.array([7]))
+    assert groups.update(rows, np.array([12, 12]), lambda at: [after[i] for i in at]).runs == ()
+
+
+def test_a_step_that_changes_nothing_gives_the_same_object() -> None:
+    """What is built from it need not be built again."""
+    groups, slots = DecodeGroups(FREE), [np.arange(10), np.arange(10)]
+    first = groups.update(np.array([0, 1]), np.array([11, 11]), lambda at: [slots[i] for i in at])
+    assert first.saved_tokens == 10
+    assert groups.update(np.array([0, 1]), np.array([12, 12]), lambda at: []) is first
+
+
+def test_short_runs_and_few_readers_do_not_pay() -> None:
+    break_even = BreakEven(group_tokens=100, reader_tokens=2)
+    assert not break_even.pays(2, 100)
+    assert break_even.pays(2, 105)
+    assert break_even.pays(32, 6)
+    assert not break_even.pays(32, 5)
