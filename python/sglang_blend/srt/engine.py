@@ -93,7 +93,8 @@ class Engine(SGLangEngine):
         """As SGLang's `generate`; a list is planned, and its answers come back in its order.
 
         Args:
-            args, kwargs: SGLang's.
+            *args: SGLang's.
+            **kwargs: SGLang's.
             on_error: "raise" ends the call at the first prompt that fails, and aborts the others; "return"
                 puts `{"error": {"message", "type", "param", "code"}, "meta_info": {"id"}}` in its place.
             progress: draw a bar on stderr while a list runs.

@@ -44,7 +44,8 @@ class Runtime(SGLangRuntime):
     Args:
         log_level: of the server.
         launch_timeout: seconds that it may take to start.
-        args, kwargs: of SGLang's `ServerArgs`. Without `model_path` the demo model is used; without
+        *args: of SGLang's `ServerArgs`.
+        **kwargs: likewise. Without `model_path` the demo model is used; without
             `schedule_policy` ours, "dual-scan".
 
     Raises:
