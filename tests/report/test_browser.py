@@ -22,6 +22,13 @@ pytestmark = pytest.mark.browser
 
 MOST_BYTES, MOST_LOAD_S = 5_000_000, 2.0
 SCREENS = {"desktop": (1280, 900), "phone": (390, 844)}
+# A job in every way, the others once in each scheme and on each screen.
+OPENED = [("job", screen, scheme) for screen in SCREENS for scheme in ("light", "dark")]
+OPENED += [
+    (name, *way)
+    for name in ("comparison", "plan", "simulation")
+    for way in (("desktop", "light"), ("phone", "dark"))
+]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -51,9 +58,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("name", ["job", "comparison", "plan", "simulation"])
+@pytest.mark.parametrize(("name", "screen", "scheme"), OPENED)
 def test_a_report_opens_quickly_and_quietly(
     browser: Browser, reports: dict[str, Path], name: str, screen: str, scheme: Any
 ) -> None:

@@ -26,8 +26,8 @@ def test_the_headline_of_a_job_is_arithmetic_on_its_records(tmp_path: Path) -> N
     assert figures["Predicted makespan"] == 80
     assert figures["Sharing kept"] == pytest.approx(0.75 / metrics.job.plan["sharing_possible"])
     engine = {figure.name: figure.value for figure in metrics.engine()}
-    assert engine["Compute use"] == pytest.approx(0.5, abs=0.02)
-    assert engine["KV pool in use"] == pytest.approx(0.7, abs=0.02)
+    assert engine["Compute use"] == pytest.approx(0.5, abs=0.05)
+    assert engine["KV pool in use"] == pytest.approx(0.7, abs=0.05)
     assert engine["Retractions"] == 3
     assert engine["Tail share"] == pytest.approx(engine["Tail"] / 90)
     assert metrics.timeline is not None

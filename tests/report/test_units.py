@@ -11,8 +11,8 @@ from sglang_blend.report.charts import round_steps
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (2e-5, "20 µs"), (0.0123, "12.3 ms"), (0.99, "990 ms"), (1, "1.0 s"), (99.9, "99.9 s"), (100, "100 s"),
-        (599.4, "599 s"), (725, "12 min 05 s"), (12_000, "3 h 20 min"), (400_000, "4.6 days"),
+        (2e-5, "20 µs"), (0.0123, "12.3 ms"), (0.99, "990 ms"), (1, "1.0 s"), (99.9, "99.9 s"),
+        (100, "100 s"), (599.4, "599 s"), (725, "12 min 05 s"), (12_000, "3 h 20 min"), (400_000, "4.6 days"),
     ],
 )  # fmt: skip
 def test_seconds(value: float, text: str) -> None:

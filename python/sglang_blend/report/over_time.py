@@ -133,8 +133,8 @@ def timeline_charts(
         "waiting": rounded(line.states["num_waiting"]),
     }
     series = [Series("running", "running"), Series("waiting", "waiting in the scheduler")]
-    many = np.nanmax(line.states["num_waiting"]) > 10 * np.nanmax(line.states["num_running"])
-    many = many or "requests" in most
+    dwarfed = np.nanmax(line.states["num_waiting"]) > 10 * np.nanmax(line.states["num_running"])
+    many = bool(dwarfed) or "requests" in most
     caption = "Requests that run at once. A thin end is the tail: too few requests to keep the device busy. "
     if many:
         caption += "Those that wait would dwarf them and are in the table only."
