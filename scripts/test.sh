@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
+scripts/install_browser.sh
 if [ $# -eq 0 ]; then
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .

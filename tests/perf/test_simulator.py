@@ -210,3 +210,29 @@ def test_integrity_check_sees_a_lost_token():
     engine.pool.free -= 1
     with pytest.raises(AssertionError, match="19999 tokens accounted for in a pool of 20000"):
         engine.pool.check_integrity()
+
+
+def test_the_timeline_has_all_work_and_all_tokens_of_the_job():
+    """What the recorded steps need adds up to the work of the job, whichever engine ran them."""
+    job = grouped_job(80, 3)
+    for mode in ("default", "mixed", "overlap", "pdmux"):
+        result = simulate(
+            job,
+            np.arange(job.n),
+            lone_cost(20_000),
+            EngineConfig(mode=mode),
+            record_timeline=True,
+            is_left=np.arange(job.n) < 40,
+        )
+        steps = result.timeline
+        assert steps is not None
+        assert steps.left_ratio is not None
+        assert result.retractions == 0
+        # The first token of an output comes with its prefill.
+        assert steps.decode_tokens.sum() == np.maximum(job.output_len - 1, 0).sum()
+        assert steps.prefill_tokens.sum() >= result.computed_tokens
+        assert steps.kv_read_s.sum() == pytest.approx(result.bounds.memory_s, rel=0.05)
+        assert steps.compute_s.sum() >= 0.95 * result.bounds.compute_s
+        assert steps.num_waiting[-1] == 0
+        assert 0 <= steps.left_ratio.min() <= steps.left_ratio.max() <= 1
+        assert 0 < steps.left_ratio.mean() < 1

@@ -81,6 +81,14 @@ def test_the_record_of_the_run_knows_every_answered_request(batch_run: BatchRun)
     assert any("preview" in prefix and prefix["preview"] for prefix in plan["prefixes"])
 
 
+def test_the_report_is_made_at_the_end(batch_run: BatchRun) -> None:
+    report = batch_run.directory / "batch.report.html"
+    assert str(report) in batch_run.screen
+    text = report.read_text()
+    assert "Compute and memory use" in text
+    assert "context_length_exceeded" in text, "failures by reason"
+
+
 def run_lines(run: BatchRun) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.directory / "batch.runs.jsonl").read_bytes().splitlines()]
 

@@ -260,7 +260,7 @@ def _print_text(
     taken = predictions.get(schedule.order)
     if args.price_per_hour is not None and taken is not None:
         cost_estimate = args.price_per_hour * args.tp_size * taken.makespan_s / 3600
-        print(f"cost          {cost_estimate:,.2f} at {args.price_per_hour:,.2f} an hour and accelerator")
+        print(f"cost          {cost_estimate:,.4f} at {args.price_per_hour:,.2f} an hour and accelerator")
     if args.save is not None:
         print(f"saved         {args.save}", file=sys.stderr)
 
@@ -280,7 +280,7 @@ def _write_html(
 
     notes = []
     if tokenizer.approximate:
-        notes.append(f"Tokens are approximate ({tokenizer.name}); --model-path counts them exactly.")
+        notes.append(f"Tokens are counted as {tokenizer.name}; --model-path counts them exactly.")
     if batch.num_skipped:
         notes.append(
             f"{batch.num_skipped:,} lines cannot be planned and are left out; first: {batch.first_skipped}"

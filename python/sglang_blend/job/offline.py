@@ -60,6 +60,8 @@ class OfflineJob:
         self._started_at = 0.0  # set by run
         self._num_lines = 0
         self._plan: JobPlan | None = None
+        self._record: RunRecord | None = None  # these two are set by _generate
+        self._schedulers: list[dict[str, Any]] = []
         self._complete = False
         self.was_finished = False  # by an earlier run, so that this one did nothing; set by run
 
@@ -142,7 +144,10 @@ class OfflineJob:
                     prepare(index.accepted(), engine, spool, results, progress)
                 if not len(spool):
                     return
-            asyncio.run(self._generate(batch, engine, spool, results))
+            try:
+                asyncio.run(self._generate(batch, engine, spool, results))
+            finally:
+                self._write_record(batch, engine, spool)
 
     async def _generate(
         self, batch: BatchFile, engine: RunningEngine, spool: RequestSpool, results: Results
@@ -162,7 +167,7 @@ class OfflineJob:
                 with self._timed("prepare"):
                     plan = JobPlan(spool.table(), facts, order=self._config.order)
                 self._plan = plan
-                record = RunRecord(self.files.runs_file)
+                self._record = RunRecord(self.files.runs_file)
                 try:
                     with self._timed("generate"), Progress("planning", len(spool)) as progress:
                         await run_planned(
@@ -170,41 +175,40 @@ class OfflineJob:
                             window=self._config.window_for(facts.max_running_requests),
                             stop=self._stop,
                             drain_timeout_s=self._config.drain_timeout,
-                            record=record,
+                            record=self._record,
                         )  # fmt: skip
                 finally:
-                    await self._end_record(record, batch, engine, spool, plan)
+                    await self._ask_schedulers(engine)
 
-    async def _end_record(
-        self, record: RunRecord, batch: BatchFile, engine: RunningEngine, spool: RequestSpool, plan: JobPlan
-    ) -> None:
-        """Write what the report needs, before the engine is gone; a job that has no plan yet has nothing."""
+    async def _ask_schedulers(self, engine: RunningEngine) -> None:
+        """Their totals, while they are there; the question also makes them write their last steps."""
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(LAST_QUESTION_S):
+                self._schedulers = [state.get("blend", {}) for state in await engine.server_info()]
+
+    def _write_record(self, batch: BatchFile, engine: RunningEngine, spool: RequestSpool) -> None:
+        """What the report needs of this run; nothing of one that ended before it had a plan."""
+        plan, tally = self._plan, self._tally
+        if self._record is None or plan is None or not plan.is_made:
+            return
 
         def text_of_row(row: int) -> str:
             return text_of_body(batch.line(*spool.position(row)).body)
 
-        schedulers: list[dict[str, Any]] = []
-        with contextlib.suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(LAST_QUESTION_S):  # it also makes the scheduler write its last steps
-                schedulers = [state.get("blend", {}) for state in await engine.server_info()]
-        if plan.is_made:
-            tally = self._tally
-            record.write(
-                lambda: plan_facts(plan, text_of_row),
-                {
-                    "ended_at": time.time(),
-                    "seconds": dict(self._seconds) | {"plan": plan.plan_s},
-                    "ok": tally.ok,
-                    "failed": tally.failed,
-                    "prompt_tokens": tally.prompt_tokens,
-                    "cached_tokens": tally.cached_tokens,
-                    "output_tokens": tally.output_tokens,
-                    "num_sampled": len(plan.sample),
-                    "num_restarts": engine.num_restarts,
-                    "schedulers": schedulers,
-                    "engine_argv": without_secrets(self._engine_argv),
-                },
-            )
+        end = {
+            "ended_at": time.time(),
+            "seconds": dict(self._seconds) | {"plan": plan.plan_s},
+            "ok": tally.ok,
+            "failed": tally.failed,
+            "prompt_tokens": tally.prompt_tokens,
+            "cached_tokens": tally.cached_tokens,
+            "output_tokens": tally.output_tokens,
+            "num_sampled": len(plan.sample),
+            "num_restarts": engine.num_restarts,
+            "schedulers": self._schedulers,
+            "engine_argv": without_secrets(self._engine_argv),
+        }
+        self._record.write(lambda: plan_facts(plan, text_of_row), end)
 
     def _forget_records(self) -> None:
         """What earlier jobs of the same name left for a report is not this one's."""

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import altair as alt
 
 DATA = "table"
+# 0, 500, 1k, 1.5k: Vega's own format of an axis would write 0k and 0.5k.
+_SI = "format(datum.value, '.4~s')"
 Spec = dict[str, Any]
 
 
@@ -60,7 +62,11 @@ def over_time(
     else:
         domain: Any = [0, y_max] if y_max else alt.Undefined
         scale = alt.Scale(nice=not y_max, domain=domain)
-        axis = alt.Axis(format=y_format, tickCount=5)
+        axis = (
+            alt.Axis(tickCount=5, labelExpr=_SI)
+            if y_format == "~s"
+            else alt.Axis(tickCount=5, format=y_format)
+        )
     labels = [each.label for each in series]
     folded = (
         alt.Chart(alt.NamedData(DATA))
@@ -137,7 +143,7 @@ def _tip(y_format: str) -> str:
 def length_map(most: float) -> Spec:
     """Expected against true lengths: `x0 x1 y0 y1 n` are cells, the diagonal is where both agree."""
     scale = alt.Scale(type="log", domain=[1, most], nice=False)
-    axis = alt.Axis(values=round_steps(1, most), format="~s")
+    axis = alt.Axis(values=round_steps(1, most), labelExpr=_SI)
     heat = alt.Scale(type="log", range="heatmap")
     cells = (
         alt.Chart(alt.NamedData(DATA))
@@ -194,7 +200,9 @@ def density_classes(root: float | None, low: float, high: float, most_s: float) 
         .encode(
             x=alt.X("a:Q", title="compute density of a request", scale=scale, axis=axis),
             x2="b:Q",
-            y=alt.Y("y0:Q", title="modelled seconds", scale=y_scale, axis=alt.Axis(tickCount=5, format="~s")),
+            y=alt.Y(
+                "y0:Q", title="modelled seconds", scale=y_scale, axis=alt.Axis(tickCount=5, labelExpr=_SI)
+            ),
             y2="y1:Q",
             color=alt.Color("kind:N", sort=labels, scale=colours, legend=legend),
             tooltip=[
@@ -225,13 +233,13 @@ def prefix_map(density: tuple[float, float] | None) -> Spec:
         "start:Q",
         title="requests, in the order of the prefix tree",
         scale=alt.Scale(nice=False),
-        axis=alt.Axis(grid=False, format="~s", tickCount=8),
+        axis=alt.Axis(grid=False, labelExpr=_SI, tickCount=8),
     )
     y = alt.Y(
         "parent_len:Q",
         title="prompt tokens",
         scale=alt.Scale(reverse=True, nice=False),
-        axis=alt.Axis(tickCount=5, format="~s"),
+        axis=alt.Axis(tickCount=5, labelExpr=_SI),
     )
     tips = [
         alt.Tooltip("number:Q", title="number in the table"),
@@ -246,7 +254,7 @@ def prefix_map(density: tuple[float, float] | None) -> Spec:
     )
     if density is None:
         return _finish(base.encode(tooltip=tips))
-    scale = alt.Scale(type="log", range="diverging", domain=list(density), clamp=True)
+    scale = alt.Scale(type="log", range="diverging", domain=list(density), clamp=True, interpolate="rgb")
     colour = alt.Color(
         "density:Q",
         title="density",
@@ -275,9 +283,9 @@ def orders(optimum: float | None, unit: str) -> Spec:
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             x=alt.X("value:Q", title=f"predicted makespan, {unit} (simulated)", axis=alt.Axis(tickCount=6)),
-            y=alt.Y("order:N", title=None, sort=None, axis=alt.Axis(grid=False, ticks=False, domain=False)),
-            color=alt.condition(
-                "datum.taken", alt.ColorValue({"expr": "accent"}), alt.ColorValue({"expr": "quiet"})
+            y=alt.Y("order:N", title=None, sort=None, axis=alt.Axis(grid=False)),
+            color=alt.Color(
+                "kind:N", scale=alt.Scale(domain=["taken", "other"], range="ordinal"), legend=None
             ),
             tooltip=[alt.Tooltip("order:N"), alt.Tooltip("value:Q", title=unit, format=",.4~r")],
         )

@@ -102,9 +102,9 @@ def _paired_timelines(lines: list[Timeline | None]) -> Iterable[Pair]:
         return 1.05 * max(float(np.nanmax(value, initial=0.0)) for value in values) or 1.0
 
     most = {
-        "use": top(*(line.rate(*names) for line in both for names in _USES)),
+        "use": top(1.0, *(line.rate(*names) for line in both for names in _USES)),
         "kv": top(*(line.states["kv_used_tokens"] for line in both)),
-        "requests": top(*(line.states[name] for line in both for name in ("num_running", "num_waiting"))),
+        "requests": top(*(line.states["num_running"] for line in both)),
         "throughput": top(*(line.rate("prefill_tokens", "decode_tokens") for line in both)),
     }
     sides = [

@@ -133,12 +133,20 @@ def timeline_charts(
         "waiting": rounded(line.states["num_waiting"]),
     }
     series = [Series("running", "running"), Series("waiting", "waiting in the scheduler")]
+    dwarfed = np.nanmax(line.states["num_waiting"]) > 10 * np.nanmax(line.states["num_running"])
+    many = bool(dwarfed) or "requests" in most
+    caption = "Requests that run at once. A thin end is the tail: too few requests to keep the device busy. "
+    if many:
+        caption += "Those that wait would dwarf them and are in the table only."
+    else:
+        caption += "Those that wait inside the engine come from the window that the job hands over."
     found.append(
         Chart(
             title="Requests",
-            caption="Requests that run at once, and those that wait inside the engine (a job hands over a "
-            "window of them at a time). A thin end is the tail: too few requests to keep the device busy.",
-            spec=charts.over_time(series, y_title="requests", y_max=most.get("requests"), **common),
+            caption=caption,
+            spec=charts.over_time(
+                series[:1] if many else series, y_title="requests", y_max=most.get("requests"), **common
+            ),
             columns=closed(columns, line.duration_s / scale),
             table=_time_table(columns, series, unit, units.count),
             describes="Requests running and waiting over time",
@@ -182,8 +190,7 @@ def _kv_chart(
         series = [Series("left", "left, compute-intensive"), Series("right", "right, memory-intensive")]
         caption = (
             "Tokens that running requests hold, shared prefixes counted once, divided between the two sides "
-            "of the plan as their expected peaks are. Room below the dashed pool size means that fewer "
-            "requests ran than could have."
+            "of the plan. Room below the dashed pool size means that fewer requests ran than could have."
         )
     else:
         columns = time | {"used": rounded(used)}

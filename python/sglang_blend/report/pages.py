@@ -72,6 +72,9 @@ def headline(metrics: Metrics) -> Cards:
         for name, note in notes.items()
         if (figure := figures[name]).value is not None
     ]
+    if len(cards) % 3 == 2 and metrics.timeline is not None:
+        tail = next(figure for figure in metrics.engine() if figure.name == "Tail")
+        cards.append(Card(tail.name, units.with_unit(tail.value, tail.unit), "nobody waits", tail.definition))
     return Cards(cards, "large")
 
 
@@ -92,8 +95,8 @@ def _outcome(job: JobRecord) -> str:
 
 def _facts(job: JobRecord) -> Iterable[str]:
     for engine in job.engines[:1]:
-        model = engine.header.get("model")
-        device = engine.header.get("device") or engine.header.get("hardware")
+        known = engine.header if not job.simulated else job.summary["config"]
+        model, device = known.get("model"), known.get("device") or known.get("hardware")
         if model:
             yield str(model)
         if device and isinstance(device, str):

@@ -60,13 +60,13 @@ def density(value: float) -> str:
 
 def money(value: float) -> str:
     """Without a currency: it is that of the price."""
-    return f"{value:,.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"
+    return f"{value:,.2f}" if value >= 0.005 or value == 0 else "< 0.01"
 
 
 def size(num_bytes: float) -> str:
     """Binary prefixes."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024 or unit == "GiB":
+        if num_bytes < 999.5 or unit == "GiB":
             return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.3g} {unit}"
         num_bytes /= 1024
     raise AssertionError("unreachable")

@@ -54,19 +54,22 @@ def prefix_section(plan: dict[str, Any]) -> Section:
         )
         for number, p in enumerate(prefixes[:_LISTED_PREFIXES], start=1)
     ]
-    head = ("", "requests", "prefix tokens", "density", "tokens saved", "begins with")
+    head: tuple[str, ...] = ("", "requests", "prefix tokens", "density", "tokens saved", "begins with")
+    align, prose = "rrrrrl", True
+    if not any(p.get("preview") for p in prefixes):  # prompts that were made up have no words
+        rows, head, align, prose = [row[:-1] for row in rows], head[:-1], align[:-1], False
     first = Table(
         head=head,
-        align="rrrrrl",
+        align=align,
         rows=rows[:_FIRST_PREFIXES],
         note="Tokens saved: prompt tokens that need not be computed again because requests share this "
         "prefix, without what an enclosing prefix saves.",
-        prose=True,
+        prose=prose,
     )
     tables = [first]
     if len(rows) > _FIRST_PREFIXES:
         more = rows[_FIRST_PREFIXES:]
-        tables.append(Table(head=head, align="rrrrrl", rows=more, summary=f"{len(more)} more", prose=True))
+        tables.append(Table(head=head, align=align, rows=more, summary=f"{len(more)} more", prose=prose))
     colours = "Blue is denser than the whole job (more compute), orange less (more memory traffic)."
     chart = Chart(
         title="The prefix tree",
