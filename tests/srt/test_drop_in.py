@@ -105,3 +105,38 @@ def engine_class() -> Any:
 def test_an_option_of_ours_that_means_nothing_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         engine_class()(**given)
+
+
+def test_what_the_caller_names_goes_before_our_defaults() -> None:
+    from sglang_blend.srt.flags import with_engine_defaults
+
+    assert with_engine_defaults({"model_path": "mine"})["schedule_policy"] == "dual-scan"
+    named = {"model_path": "mine", "schedule_policy": "lpm", "disable_overlap_schedule": False}
+    assert with_engine_defaults(named) == named
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"prompt": ["a"] * 16}, True),
+        ({"prompt": ["a"] * 15}, False),
+        ({"input_ids": [[1]] * 16}, True),
+        ({"prompt": "a", "sampling_params": {"n": 16}}, True),
+        ({"prompt": ["a"] * 8, "sampling_params": [{"n": 2}] * 8}, True),
+        ({"prompt": ["a"] * 16, "image_data": ["a.png"] * 16}, False),
+        ({"prompt": ["a"] * 16, "image_data": [None] * 16}, True),
+        ({"prompt": ["a"] * 16, "session_params": {"id": "s"}}, False),
+        ({"prompt": ["a"] * 16, "bootstrap_host": "host"}, False),
+    ],
+)
+def test_a_list_is_planned_where_any_order_will_do(given: dict[str, Any], expected: bool) -> None:
+    """And never under a policy that does not execute plans."""
+    from sglang_blend.job.engine import EngineFacts
+    from sglang_blend.srt.list_answers import is_worth_planning
+    from sglang_blend.srt.request_list import is_list
+
+    facts = EngineFacts({}, "cpu", 1, 1000, 1, 8, takes_hints=True)
+    request = object.__new__(sglang_blend.Engine)._request(**given)
+    assert is_list(request)
+    assert is_worth_planning(request, facts) is expected
+    assert not is_worth_planning(request, facts._replace(takes_hints=False))
