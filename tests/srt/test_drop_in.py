@@ -33,15 +33,12 @@ def described(parameter: inspect.Parameter) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", ["Engine", "Runtime"])
 def test_every_parameter_of_every_method_is_there(name: str) -> None:
-    """Or is passed on as it comes, where ours takes `*args, **kwargs` only."""
+    """With its default and in its place; ours come after them."""
     ours = getattr(sglang_blend, name)
     stock = ours.__mro__[1]
     assert stock.__module__.startswith("sglang.")
     for method_name, method in methods(stock).items():
         mine = list(inspect.signature(getattr(ours, method_name)).parameters.values())
-        kinds = {parameter.kind for parameter in mine[1:]}
-        if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-            continue
         extra = OURS_ONLY.get(method_name, set()) if ours is sglang_blend.Engine else set()
         assert [described(p) for p in mine if p.name not in extra] == [
             described(p) for p in inspect.signature(method).parameters.values()
@@ -108,3 +105,38 @@ def engine_class() -> Any:
 def test_an_option_of_ours_that_means_nothing_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         engine_class()(**given)
+
+
+def test_what_the_caller_names_goes_before_our_defaults() -> None:
+    from sglang_blend.srt.flags import with_engine_defaults
+
+    assert with_engine_defaults({"model_path": "mine"})["schedule_policy"] == "dual-scan"
+    named = {"model_path": "mine", "schedule_policy": "lpm", "disable_overlap_schedule": False}
+    assert with_engine_defaults(named) == named
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"prompt": ["a"] * 16}, True),
+        ({"prompt": ["a"] * 15}, False),
+        ({"input_ids": [[1]] * 16}, True),
+        ({"prompt": "a", "sampling_params": {"n": 16}}, True),
+        ({"prompt": ["a"] * 8, "sampling_params": [{"n": 2}] * 8}, True),
+        ({"prompt": ["a"] * 16, "image_data": ["a.png"] * 16}, False),
+        ({"prompt": ["a"] * 16, "image_data": [None] * 16}, True),
+        ({"prompt": ["a"] * 16, "session_params": {"id": "s"}}, False),
+        ({"prompt": ["a"] * 16, "bootstrap_host": "host"}, False),
+    ],
+)
+def test_a_list_is_planned_where_any_order_will_do(given: dict[str, Any], expected: bool) -> None:
+    """And never under a policy that does not execute plans."""
+    from sglang_blend.job.engine import EngineFacts
+    from sglang_blend.srt.list_answers import is_worth_planning
+    from sglang_blend.srt.request_list import is_list
+
+    facts = EngineFacts({}, "cpu", 1, 1000, 1, 8, takes_hints=True)
+    request = object.__new__(sglang_blend.Engine)._request(**given)
+    assert is_list(request)
+    assert is_worth_planning(request, facts) is expected
+    assert not is_worth_planning(request, facts._replace(takes_hints=False))

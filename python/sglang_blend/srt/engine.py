@@ -17,6 +17,8 @@ import atexit
 import inspect
 import multiprocessing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from multiprocessing import resource_tracker
 from typing import Any, Literal, get_args
 
 import psutil
@@ -76,6 +78,7 @@ class Engine(SGLangEngine):
         self._facts: EngineFacts | None = None
         self._is_shut_down = False
         load_plugins()
+        resource_tracker.ensure_running()  # Python's own, which outlives the engine
         before = set(psutil.Process().children())
         try:
             super().__init__(**(kwargs if "server_args" in kwargs else with_engine_defaults(kwargs)))
@@ -120,18 +123,22 @@ class Engine(SGLangEngine):
             return self.loop.aiterate(answers)
         return await self.loop.run(_only(answers))
 
+    @_also_takes_what_sglang_takes
     async def async_encode(self, *args: Any, **kwargs: Any) -> Any:
         """As SGLang's, from any event loop."""
         return await self.loop.run(super().async_encode(*args, **kwargs))
 
+    @_also_takes_what_sglang_takes
     async def async_score(self, *args: Any, **kwargs: Any) -> Any:
         """As SGLang's, from any event loop."""
         return await self.loop.run(super().async_score(*args, **kwargs))
 
+    @_also_takes_what_sglang_takes
     async def async_load_lora_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """As SGLang's, from any event loop."""
         return await self.loop.run(super().async_load_lora_adapter(*args, **kwargs))
 
+    @_also_takes_what_sglang_takes
     async def async_unload_lora_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """As SGLang's, from any event loop."""
         return await self.loop.run(super().async_unload_lora_adapter(*args, **kwargs))
@@ -185,28 +192,23 @@ class Engine(SGLangEngine):
 
     async def _answers(self, request: GenerateReqInput, options: ListOptions) -> AsyncGenerator[Any, None]:
         """Yields what SGLang's `generate_request` yields; runs in the loop of the engine."""
-        if not is_list(request):
-            try:
-                async for answer in self.tokenizer_manager.generate_request(request, None):
+        answers = self.tokenizer_manager.generate_request(request, None)
+        if listed := is_list(request):
+            if self._facts is None:
+                self._facts = await engine_facts(self)
+            if options.return_errors or options.progress or is_worth_planning(request, self._facts):
+                answers = answer_list(self.tokenizer_manager, request, self._facts, options)
+        try:
+            async with aclosing(answers):
+                async for answer in answers:
                     yield answer
-            except Exception as e:
-                if not options.return_errors:
-                    raise
-                yield error_answer(request.rid, e)
-            return
-        if self._facts is None:
-            self._facts = await engine_facts(self)
-        if options.return_errors or options.progress or is_worth_planning(request, self._facts):
-            answers = answer_list(self.tokenizer_manager, request, self._facts, options)
-        else:
-            answers = self.tokenizer_manager.generate_request(request, None)
-        async for answer in answers:
-            yield answer
+        except Exception as e:
+            if listed or not options.return_errors:
+                raise
+            yield error_answer(request.rid, e)
 
 
 async def _only(answers: AsyncGenerator[Any, None]) -> Any:
     """The one thing that a generator yields."""
-    try:
+    async with aclosing(answers):
         return await anext(answers)
-    finally:
-        await answers.aclose()

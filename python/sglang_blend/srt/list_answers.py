@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +82,9 @@ async def answer_list(
     ) as progress:
         run = _ListRun(manager, requests, options, facts, progress)
         if request.stream:
-            async for chunk in _stream(run, planned):
-                yield chunk
+            async with aclosing(_stream(run, planned)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         answers: list[Answer] = [{}] * len(requests.singles)
         await run.run(planned, answers.__setitem__)

@@ -109,15 +109,18 @@ class LoopThread:
         self._loop.close()
 
     def _start(self, awaitable: Awaitable[T]) -> _Work[T]:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "called in the engine's own event loop, which would wait for itself; await it."
-            )
         work: _Work[T] = _Work()
-        with self._closing:
-            if self._is_closed:
-                raise _closed()
-            self._loop.call_soon_threadsafe(work.start, awaitable)
+        try:
+            if threading.current_thread() is self._thread:
+                raise RuntimeError("the engine's own event loop would wait for itself; await the call.")
+            with self._closing:
+                if self._is_closed:
+                    raise _closed()
+                self._loop.call_soon_threadsafe(work.start, awaitable)
+        except BaseException:
+            if asyncio.iscoroutine(awaitable):
+                awaitable.close()  # so that Python does not complain that nobody awaited it
+            raise
         return work
 
     def _cancel(self, work: _Work[Any]) -> None:
