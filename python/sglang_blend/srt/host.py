@@ -22,6 +22,7 @@ from sglang_blend.errors import BlendError
 from sglang_blend.job.engine import Answer, EngineFacts
 from sglang_blend.job.input import BatchLine
 from sglang_blend.processes.messages import Message, pack, read, send, view_ids
+from sglang_blend.srt.attention_backend import shares_reads
 from sglang_blend.srt.engine_cost import device_name
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.policy import POLICIES
@@ -57,6 +58,7 @@ def facts(engine: sgl.Engine) -> EngineFacts:
         page_size=args.page_size,
         max_running_requests=info["internal_states"][0]["effective_max_running_requests_per_dp"],
         takes_hints=args.schedule_policy in POLICIES,
+        shares_reads=shares_reads(args),
     )
 
 
