@@ -1,4 +1,4 @@
-"""`--attention-backend blend` on NVIDIA GPUs: FlashInfer that reads KV which requests share once a decode step.
+"""`--attention-backend blend` on NVIDIA GPUs: FlashInfer, reading KV that requests share once a decode step.
 
 Has not run on a GPU yet: what could be checked without one is the arrays that it gives to the kernels
 (`tests/attention/test_level_arrays.py`).
