@@ -8,6 +8,11 @@ client of the engine sees them; median of the repeats, in which the backends tak
 fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by token, as
 long as both chose the same tokens.
 
+With --file the requests of a batch file instead, as one job with an empty cache: seconds, and how many
+outputs are equal to the first backend's.
+
+    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64 --json
+
 On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix for each request
 (`blend_unshared`). On a GPU: flashinfer and triton with CUDA graphs, and `blend`, which runs without.
 """
@@ -15,12 +20,15 @@ On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix f
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 import os
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +72,23 @@ class _Client:
         """Of the first tokens of each prompt: (log-probability, token)."""
         answers = self._generate(self.prompts(repeat), 4, return_logprob=True)
         return [[(p, t) for p, t, _ in a["meta_info"]["output_token_logprobs"]] for a in answers]
+
+    def run_job(self, lines: list[dict[str, Any]]) -> tuple[float, list[str]]:
+        """Seconds and outputs of all lines, from an empty cache."""
+        self._engine.flush_cache()
+        texts = [self._text(line["body"]) for line in lines]
+        params = {"max_new_tokens": self._args.max_tokens, "temperature": 0}
+        start = time.monotonic()
+        answers = self._engine.generate(texts, sampling_params=params)
+        return time.monotonic() - start, [answer["text"] for answer in answers]
+
+    def _text(self, body: dict[str, Any]) -> str:
+        if "prompt" in body:
+            return str(body["prompt"])
+        tokenizer = self._engine.tokenizer_manager.tokenizer
+        return str(
+            tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+        )
 
     def _seconds(self, prompts: list[list[int]], num_tokens: int) -> float:
         start = time.monotonic()
@@ -116,6 +141,29 @@ def _run_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namesp
     return _report(seconds, logprobs)
 
 
+def _run_job_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    opened = gzip.open if args.file.suffix == ".gz" else open
+    with opened(args.file, "rt") as file:
+        lines = [json.loads(line) for line in itertools.islice(file, 0, None, args.every)][: args.limit]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    outputs: dict[str, list[str]] = {}
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_engine(name, flags[name], args)) for name in names]
+        for client in clients * args.repeats:
+            took_s, outputs[client.name] = client.run_job(lines)
+            seconds[client.name].append(took_s)
+    first = outputs[names[0]]
+    return {
+        "job_s": {name: statistics.median(runs) for name, runs in seconds.items()},
+        "equal_outputs": {
+            name: sum(a == b for a, b in zip(found, first, strict=True)) / len(first)
+            for name, found in outputs.items()
+        },
+        "lines": len(lines),
+        "repeats": seconds,
+    }
+
+
 def _run_one_by_one(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     seconds, logprobs = {}, {}
     for name in names:
@@ -148,6 +196,10 @@ def main() -> None:
     parser.add_argument("--backends", help="comma-separated; the first one is compared with")
     parser.add_argument("--model-path", help="default: the demo model")
     parser.add_argument("--load-format", default="auto", help="dummy: random weights, no download")
+    parser.add_argument("--file", type=Path, help="a batch file, plain or .gz")
+    parser.add_argument("--limit", type=int, default=64, help="lines of it")
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th line")
+    parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args = parser.parse_args()
 
@@ -171,11 +223,17 @@ def main() -> None:
     else:
         names = ["torch_native", "blend", _UNSHARED]
         flags = dict.fromkeys(names, common | {"dtype": "float32", "disable_overlap_schedule": True})
+    if args.file:
+        job = {"max_total_tokens": 40_000, "max_running_requests": 64, "schedule_policy": "dual-scan"}
+        flags = {name: of_name | job for name, of_name in flags.items()}
     if args.backends:
         names = args.backends.split(",")
         flags = {name: flags.get(name, common) for name in names}
-    result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
-    if args.json:
+    if args.file:
+        result = _run_job_in_turns(names, flags, args)
+    else:
+        result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
+    if args.json or args.file:
         print(json.dumps(result))
         return
     for name in names:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sglang_blend.attention.read_counts import CountsReads
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt.options import BlendOptions
 
 if TYPE_CHECKING:
     from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+    from sglang.srt.managers.scheduler import Scheduler
     from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import ServerArgs
 
@@ -42,6 +44,16 @@ def shares_reads(args: ServerArgs) -> bool:
     """Whether the decode steps of this engine read KV that requests share once."""
     name = args.decode_attention_backend or args.attention_backend
     return name == ATTENTION_BACKEND and BlendOptions.from_env().shared_prefix_attention
+
+
+def read_summary(scheduler: Scheduler) -> dict[str, float] | None:
+    """What attention read; None where another backend runs."""
+    runner = scheduler.tp_worker.model_runner
+    if not isinstance(runner.attn_backend, CountsReads):
+        return None
+    pool = runner.token_to_kv_pool
+    kv_bytes_per_token = sum(pool.get_kv_size_bytes()) / (pool.size + pool.page_size)
+    return runner.attn_backend.read_counts.summary(kv_bytes_per_token)
 
 
 def _make_backend(runner: ModelRunner) -> AttentionBackend:

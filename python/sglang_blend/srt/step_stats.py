@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from sglang_blend.core.request import Side
+from sglang_blend.srt.attention_backend import read_summary
 from sglang_blend.srt.policy import BlendSchedulePolicy
 from sglang_blend.srt.radix_cache import BlendRadixCache
 
@@ -167,6 +168,8 @@ class StepStats:
                 "num_evicted_tokens": tree.num_evicted_tokens,
                 "num_evicted_wanted_tokens": tree.num_evicted_wanted_tokens,
             }
+        if attention := read_summary(self.scheduler):
+            state["attention"] = attention
         return state
 
     def flush(self) -> None:

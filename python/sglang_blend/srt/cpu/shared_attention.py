@@ -24,7 +24,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang_blend.attention.break_even import CPU, BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
 from sglang_blend.attention.prefix_forest import PrefixForest
-from sglang_blend.attention.read_counts import ReadCounts
+from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns
 from sglang_blend.srt.cpu.attention import (
     BatchedAttnBackend,
@@ -112,7 +112,7 @@ def extend_runs(
     return SharedRuns((), np.zeros(bs, np.int64))
 
 
-class SharedPrefixAttnBackend(BatchedAttnBackend):
+class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
     """`--attention-backend blend` on the CPU platform; outputs as torch_native up to rounding."""
 
     def __init__(self, model_runner: ModelRunner, break_even: BreakEven = CPU) -> None:

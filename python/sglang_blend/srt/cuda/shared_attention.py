@@ -33,7 +33,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang_blend.attention.break_even import GPU, BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
 from sglang_blend.attention.level_arrays import level_arrays
-from sglang_blend.attention.read_counts import ReadCounts
+from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns, SlotArray
 from sglang_blend.errors import ConfigError
 
@@ -74,7 +74,7 @@ class _Level:
         self.queries: torch.Tensor  # (n,) int64 on the GPU; set by `_plan_levels`
 
 
-class SharedPrefixFlashInferBackend(FlashInferAttnBackend):
+class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
     """See the module."""
 
     def __init__(self, model_runner: ModelRunner, break_even: BreakEven = GPU) -> None:
