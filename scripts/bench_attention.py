@@ -8,6 +8,14 @@ client of the engine sees them; median of the repeats, in which the backends tak
 fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by token, as
 long as both chose the same tokens.
 
+With --file the requests of a batch file instead, as one job with an empty cache: seconds, and how many
+outputs are equal to the first backend's.
+
+With --predict (CPU) the simulator's gain beside the measured one. It is told how long `blend_unshared` takes
+for a decode step with and without the prefix, and by `BreakEven` what sharing costs.
+
+    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64 --json
+
 On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix for each request
 (`blend_unshared`). On a GPU: flashinfer and triton with CUDA graphs, and `blend`, which runs without.
 """
@@ -15,15 +23,20 @@ On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix f
 from __future__ import annotations
 
 import argparse
+import gzip
+import itertools
 import json
 import os
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sglang_blend.demo_model import demo_model_path
 
 _UNSHARED = "blend_unshared"
 _VOCABULARY = 40_000
@@ -48,14 +61,15 @@ class _Client:
     def close(self) -> None:
         self._engine.shutdown()
 
-    def prompts(self, repeat: int) -> list[list[int]]:
+    def prompts(self, repeat: int, with_prefix: bool = True) -> list[list[int]]:
         """The same for every backend; private parts that no earlier repeat had."""
-        first = 1000 * (repeat + 1)
-        return [self._prefix + _tokens(first + i, self._args.private) for i in range(self._args.batch)]
+        first = 1000 * (2 * repeat + with_prefix + 1)
+        prefix = self._prefix if with_prefix else []
+        return [prefix + _tokens(first + i, self._args.private) for i in range(self._args.batch)]
 
-    def measure(self, repeat: int) -> tuple[float, float]:
+    def measure(self, repeat: int, with_prefix: bool = True) -> tuple[float, float]:
         """Seconds of an extend and of a decode step."""
-        prompts = self.prompts(repeat)
+        prompts = self.prompts(repeat, with_prefix)
         extend_s = self._seconds(prompts, 1)
         first_s = self._seconds(prompts, 1)
         return extend_s, (self._seconds(prompts, 1 + self._args.steps) - first_s) / self._args.steps
@@ -64,6 +78,23 @@ class _Client:
         """Of the first tokens of each prompt: (log-probability, token)."""
         answers = self._generate(self.prompts(repeat), 4, return_logprob=True)
         return [[(p, t) for p, t, _ in a["meta_info"]["output_token_logprobs"]] for a in answers]
+
+    def run_job(self, lines: list[dict[str, Any]]) -> tuple[float, list[str]]:
+        """Seconds and outputs of all lines, from an empty cache."""
+        self._engine.flush_cache()
+        texts = [self._text(line["body"]) for line in lines]
+        params = {"max_new_tokens": self._args.max_tokens, "temperature": 0}
+        start = time.monotonic()
+        answers = self._engine.generate(texts, sampling_params=params)
+        return time.monotonic() - start, [answer["text"] for answer in answers]
+
+    def _text(self, body: dict[str, Any]) -> str:
+        if "prompt" in body:
+            return str(body["prompt"])
+        tokenizer = self._engine.tokenizer_manager.tokenizer
+        return str(
+            tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+        )
 
     def _seconds(self, prompts: list[list[int]], num_tokens: int) -> float:
         start = time.monotonic()
@@ -106,14 +137,96 @@ def _run_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namesp
             client = _Client(name, flags[name], args)
             clients.append(client)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        plain_s = []
         for repeat in range(args.repeats):
             for client in clients:
                 seconds[client.name].append(client.measure(repeat))
+                if args.predict and client.name == _UNSHARED:
+                    plain_s.append(client.measure(repeat, with_prefix=False)[1])
         logprobs = {client.name: client.logprobs(args.repeats) for client in clients}
     finally:
         for client in clients:
             client.close()
-    return _report(seconds, logprobs)
+    report = _report(seconds, logprobs)
+    if args.predict:
+        step_s = report["decode_step_s"]
+        report["decode_step_s_without_prefix"] = statistics.median(plain_s)
+        report["gain_measured"] = step_s[_UNSHARED] / step_s["blend"]
+        report["gain_simulated"] = _simulated_gain(step_s[_UNSHARED], statistics.median(plain_s), args)
+    return report
+
+
+def _simulated_gain(prefix_s: float, plain_s: float, args: argparse.Namespace) -> float:
+    """Unshared over shared seconds of a decode step, in the simulator.
+
+    Args:
+        prefix_s, plain_s: measured seconds of a step that reads the prefix for each request, and without it.
+    """
+    from sglang_blend.attention.break_even import CPU
+    from sglang_blend.core.request import RequestTable
+    from sglang_blend.perf.engine_config import EngineConfig
+    from sglang_blend.perf.hardware import Hardware
+    from sglang_blend.perf.measured import GemmCurve
+    from sglang_blend.perf.roofline import RooflineCost
+    from sglang_blend.perf.shape_registry import model_shape
+    from sglang_blend.perf.simulated_job import SimulatedJob
+    from sglang_blend.perf.simulator import simulate
+
+    shape = model_shape(args.model_path).with_kv_dtype("fp32")
+    read_s = (prefix_s - plain_s) / (args.batch * args.shared)
+    rest_s = plain_s - args.batch * (args.private + args.steps / 2) * read_s
+    bytes_per_s = shape.kv_bytes_per_token(1) / read_s
+    layer_s = max(rest_s, 1e-9) / shape.num_layers
+    curve = GemmCurve(
+        num_tokens=np.array([1.0, float(args.batch)]), layer_s=np.full(2, layer_s), source="measured"
+    )
+    machine = Hardware(
+        name="measured", peak_flop_per_s=1e15, effective_flop_per_s=1e15, peak_bytes_per_s=bytes_per_s,
+        effective_bytes_per_s=bytes_per_s, memory_bytes=1e12,
+    )  # fmt: skip
+    prefix = _tokens(0, args.shared)
+    prompts = [prefix + _tokens(1000 + i, args.private) for i in range(args.batch)]
+
+    def decode_s(cost: RooflineCost) -> float:
+        """Of all steps: with outputs of some tokens, less with outputs of one."""
+        seconds = []
+        for output_len in (1 + args.steps, 1):
+            table = RequestTable.from_lists(prompts, max_new_tokens=[output_len] * args.batch)
+            job = SimulatedJob.from_table(table, np.full(args.batch, output_len))
+            engine = EngineConfig(admission="peak", step_overhead_s=0.0, chunk_tokens=10**6)
+            seconds.append(simulate(job, np.arange(args.batch), cost, engine).makespan_s)
+        return seconds[0] - seconds[1]
+
+    alone, shared = (
+        RooflineCost(
+            shape=shape, hardware=machine, gemm_curve=curve, pool_tokens=10**7, shared_reads=shared_reads
+        )
+        for shared_reads in (None, CPU)
+    )
+    return decode_s(alone) / decode_s(shared)
+
+
+def _run_job_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    opened = gzip.open if args.file.suffix == ".gz" else open
+    with opened(args.file, "rt") as file:
+        lines = [json.loads(line) for line in itertools.islice(file, 0, None, args.every)][: args.limit]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    outputs: dict[str, list[str]] = {}
+    with ExitStack() as stack:
+        clients = [stack.enter_context(_engine(name, flags[name], args)) for name in names]
+        for client in clients * args.repeats:
+            took_s, outputs[client.name] = client.run_job(lines)
+            seconds[client.name].append(took_s)
+    first = outputs[names[0]]
+    return {
+        "job_s": {name: statistics.median(runs) for name, runs in seconds.items()},
+        "equal_outputs": {
+            name: sum(a == b for a, b in zip(found, first, strict=True)) / len(first)
+            for name, found in outputs.items()
+        },
+        "lines": len(lines),
+        "repeats": seconds,
+    }
 
 
 def _run_one_by_one(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -148,17 +261,23 @@ def main() -> None:
     parser.add_argument("--backends", help="comma-separated; the first one is compared with")
     parser.add_argument("--model-path", help="default: the demo model")
     parser.add_argument("--load-format", default="auto", help="dummy: random weights, no download")
+    parser.add_argument(
+        "--predict", action="store_true", help="CPU: the simulator's gain beside the measured"
+    )
+    parser.add_argument("--file", type=Path, help="a batch file, plain or .gz")
+    parser.add_argument("--limit", type=int, default=64, help="lines of it")
+    parser.add_argument("--every", type=int, default=1, help="take every so many-th line")
+    parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args = parser.parse_args()
+    args.model_path = args.model_path or str(demo_model_path())
 
     import torch
 
-    from sglang_blend.demo_model import demo_model_path
-
     on_gpu = torch.accelerator.is_available()
-    tokens = args.shared + args.batch * (args.private + args.steps + 8) * (args.repeats + 1)
+    tokens = args.shared + 2 * args.batch * (args.private + args.steps + 8) * (args.repeats + 1)
     common = {
-        "model_path": args.model_path or str(demo_model_path()),
+        "model_path": args.model_path,
         "load_format": args.load_format,
         "max_total_tokens": tokens + 1024,
         "max_running_requests": args.batch,
@@ -171,11 +290,19 @@ def main() -> None:
     else:
         names = ["torch_native", "blend", _UNSHARED]
         flags = dict.fromkeys(names, common | {"dtype": "float32", "disable_overlap_schedule": True})
+    if args.file:
+        job = {"max_total_tokens": 40_000, "max_running_requests": 64, "schedule_policy": "dual-scan"}
+        flags = {name: of_name | job for name, of_name in flags.items()}
+    if args.predict:
+        names = ["blend", _UNSHARED]
     if args.backends:
         names = args.backends.split(",")
         flags = {name: flags.get(name, common) for name in names}
-    result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
-    if args.json:
+    if args.file:
+        result = _run_job_in_turns(names, flags, args)
+    else:
+        result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
+    if args.json or args.file:
         print(json.dumps(result))
         return
     for name in names:

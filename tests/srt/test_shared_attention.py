@@ -93,7 +93,7 @@ def test_extend_is_equal(batch, free) -> None:
     expected = theirs._run_sdpa_forward_extend(query, torch.zeros_like(query), *inputs.cache, *lens, **kwargs)
     with pytest.MonkeyPatch.context() as patch:
         if free:
-            patch.setattr(shared_attention, "DECODE_BREAK_EVEN", FREE)
+            patch.setattr(shared_attention, "CPU", FREE)
             patch.setattr(shared_attention, "_EXTEND_TOKENS_PER_QUERY", 0.0)
         found = ours._run_sdpa_forward_extend(query, torch.zeros_like(query), *inputs.cache, *lens, **kwargs)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

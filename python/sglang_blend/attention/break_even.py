@@ -40,3 +40,15 @@ class BreakEven:
     def pays(self, num_readers: int, num_tokens: int) -> bool:
         """Whether the run is worth a group of its own."""
         return bool(self.gain_tokens(num_readers, num_tokens) > 0)
+
+
+# On the CPU platform: about twice what scripts/bench_break_even.py measured, see docs/attention.md.
+CPU = BreakEven(group_tokens=1000, reader_tokens=16)
+# On an accelerator; a guess until scripts/bench_break_even.py has run on one: a kernel launch of some
+# microseconds, while a GPU reads a token's KV of one layer in about a nanosecond.
+GPU = BreakEven(group_tokens=4096, reader_tokens=16)
+
+
+def break_even_of(device_name: str) -> BreakEven:
+    """What reading together costs on a device ("NVIDIA H200", "cpu", ...)."""
+    return CPU if device_name == "cpu" else GPU

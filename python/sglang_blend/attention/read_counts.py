@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sglang_blend.attention.shared_runs import SharedRuns
 
@@ -42,9 +42,33 @@ class ReadCounts:
         self.readers += runs.num_readers
         self.most_readers = max(self.most_readers, runs.most_readers)
 
+    def summary(self, kv_bytes_per_token: float) -> dict[str, float]:
+        """The totals, and what people ask of them.
+
+        Args:
+            kv_bytes_per_token: of one token's KV in all layers.
+
+        Returns:
+            Beside the totals: bytes that decode read and would have read without sharing, the share (0 to 1)
+            of decode steps that read something together, and the mean number of readers of a run.
+        """
+        read_tokens = self.decode_tokens - self.decode_saved_tokens
+        return asdict(self) | {
+            "decode_read_bytes": read_tokens * kv_bytes_per_token,
+            "decode_unshared_bytes": self.decode_tokens * kv_bytes_per_token,
+            "shared_steps_ratio": self.shared_decode_steps / max(self.decode_steps, 1),
+            "mean_readers": self.readers / max(self.runs, 1),
+        }
+
     def add_extend(self, num_tokens: int, runs: SharedRuns) -> None:
         """A prefill pass whose requests have `num_tokens` tokens of KV together."""
         self.extend_passes += 1
         self.shared_extend_passes += bool(runs.runs)
         self.extend_tokens += num_tokens
         self.extend_saved_tokens += runs.saved_tokens
+
+
+class CountsReads:
+    """An attention backend that counts what it reads."""
+
+    read_counts: ReadCounts

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.cli.batch_prompts import (
     DEFAULT_MAX_TOKENS,
     BatchPrompts,
@@ -74,6 +75,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--order", default=AUTO, help=f"one of {', '.join(order_names())} (default: %(default)s)")
     add("--mode", default="default", help=f"engine to simulate: {', '.join(MODES)} (default: %(default)s)")
     add("--page-size", type=int, default=_DEFAULTS.page_size, help="KV page, tokens (default: %(default)s)")
+    add(
+        "--shared-reads",
+        action="store_true",
+        help="decode reads KV that requests share once a step (the engine's --attention-backend blend)",
+    )
     add("--seed", type=int, default=_DEFAULTS.seed, help="of every random choice (default: %(default)s)")
     add(
         "--default-max-tokens",
@@ -107,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         hardware=hardware(args.hardware),
         tp_size=args.tp_size,
         pool_tokens=args.max_total_tokens,
+        shared_reads=break_even_of(args.hardware) if args.shared_reads else None,
     )
     tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
     batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens)

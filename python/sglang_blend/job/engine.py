@@ -47,6 +47,7 @@ class EngineFacts(NamedTuple):
         page_size: tokens of a KV page.
         max_running_requests: requests that the running batch may hold.
         takes_hints: its schedule policy executes a plan.
+        shares_reads: its attention reads KV that requests share once a decode step.
     """
 
     model_config: dict[str, Any]
@@ -56,6 +57,7 @@ class EngineFacts(NamedTuple):
     page_size: int
     max_running_requests: int
     takes_hints: bool
+    shares_reads: bool = False
 
 
 class Failure(NamedTuple):

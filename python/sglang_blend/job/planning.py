@@ -222,4 +222,5 @@ def _cost(facts: EngineFacts) -> RooflineCost | None:
         facts.device_name,
         tp_size=facts.tp_size,
         kv_pool_tokens=facts.kv_pool_tokens,
+        shares_reads=facts.shares_reads,
     )

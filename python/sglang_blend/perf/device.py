@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.hardware import HARDWARE, Hardware
 from sglang_blend.perf.hf_config import shape_from_config
@@ -35,7 +36,12 @@ def hardware_of_device(device_name: str) -> Hardware:
 
 
 def cost_of_engine(
-    model_config: dict[str, Any], device_name: str, *, tp_size: int, kv_pool_tokens: int
+    model_config: dict[str, Any],
+    device_name: str,
+    *,
+    tp_size: int,
+    kv_pool_tokens: int,
+    shares_reads: bool = False,
 ) -> RooflineCost | None:
     """Cost model of a model on a device; None where the model's shape is not understood.
 
@@ -43,6 +49,7 @@ def cost_of_engine(
         model_config: content of the model's config.json.
         device_name: as the driver says it; "cpu" for none.
         kv_pool_tokens: M, as the engine has it.
+        shares_reads: its attention reads KV that requests share once a decode step.
     """
     try:
         return RooflineCost(
@@ -50,6 +57,7 @@ def cost_of_engine(
             hardware=hardware_of_device(device_name),
             tp_size=tp_size,
             pool_tokens=kv_pool_tokens,
+            shared_reads=break_even_of(device_name) if shares_reads else None,
         )
     except ConfigError as e:
         logger.warning("No cost model (%s) The plan keeps sharing but does not blend.", e)

@@ -54,9 +54,7 @@ class Pacer:
         self._token_steps: list[float] = steps.tolist()
         read_len = tree.read_len(cost, est_output_len)
         memory = float(cost.memory_s(read_len, est_output_len).sum())  # type: ignore[arg-type]
-        self._read_s = memory / max(
-            float(steps.sum()), 1.0
-        )  # mean over the job
+        self._read_s = memory / max(float(steps.sum()), 1.0)  # mean over the job
         self._prefill_s = tree.prefill_compute_s(cost)
         self._queued_output = float(est_output_len.sum())
         self._queued_steps = float(steps.sum())

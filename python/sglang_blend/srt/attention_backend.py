@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sglang_blend.attention.read_counts import CountsReads
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt.options import BlendOptions
 
 if TYPE_CHECKING:
     from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+    from sglang.srt.managers.scheduler import Scheduler
     from sglang.srt.model_executor.model_runner import ModelRunner
+    from sglang.srt.server_args import ServerArgs
 
 ATTENTION_BACKEND = "blend"
 
@@ -37,6 +40,22 @@ def support_triton(original: Callable[[str], bool], backend: str) -> bool:
     return original("torch_native" if backend == ATTENTION_BACKEND and on_cpu else backend)
 
 
+def shares_reads(args: ServerArgs) -> bool:
+    """Whether the decode steps of this engine read KV that requests share once."""
+    name = args.decode_attention_backend or args.attention_backend
+    return name == ATTENTION_BACKEND and BlendOptions.from_env().shared_prefix_attention
+
+
+def read_summary(scheduler: Scheduler) -> dict[str, float] | None:
+    """What attention read; None where another backend runs."""
+    runner = scheduler.tp_worker.model_runner
+    if not isinstance(runner.attn_backend, CountsReads):
+        return None
+    pool = runner.token_to_kv_pool
+    kv_bytes_per_token = sum(pool.get_kv_size_bytes()) / (pool.size + pool.page_size)
+    return runner.attn_backend.read_counts.summary(kv_bytes_per_token)
+
+
 def _make_backend(runner: ModelRunner) -> AttentionBackend:
     """Build the backend for the runner's device.
 
@@ -49,6 +68,12 @@ def _make_backend(runner: ModelRunner) -> AttentionBackend:
         from sglang_blend.srt.cpu.shared_attention import SharedPrefixAttnBackend
 
         return SharedPrefixAttnBackend(runner) if share else BatchedAttnBackend(runner)
+    if runner.device == "cuda":
+        from sglang.srt.layers.attention.flashinfer_backend import FlashInferAttnBackend
+
+        from sglang_blend.srt.cuda.shared_attention import SharedPrefixFlashInferBackend
+
+        return SharedPrefixFlashInferBackend(runner) if share else FlashInferAttnBackend(runner)
     raise ConfigError(
         f"--attention-backend {ATTENTION_BACKEND} does not serve the device {runner.device!r}; leave it out."
     )

@@ -8,6 +8,7 @@ import torch
 
 from sglang_blend.perf.device import cost_of_engine
 from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.srt.attention_backend import shares_reads
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -25,4 +26,5 @@ def engine_cost(server_args: ServerArgs, kv_pool_tokens: int) -> RooflineCost | 
         device_name(),
         tp_size=server_args.tp_size,
         kv_pool_tokens=kv_pool_tokens,
+        shares_reads=shares_reads(server_args),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from sglang_blend.job.engine import EngineFacts
+from sglang_blend.srt.attention_backend import shares_reads
 from sglang_blend.srt.engine_cost import device_name
 from sglang_blend.srt.policy import POLICIES
 
@@ -29,4 +30,5 @@ async def engine_facts(engine: Engine) -> EngineFacts:
         page_size=args.page_size,
         max_running_requests=states[0]["effective_max_running_requests_per_dp"],
         takes_hints=args.schedule_policy in POLICIES,
+        shares_reads=shares_reads(args),
     )

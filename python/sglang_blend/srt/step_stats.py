@@ -19,6 +19,7 @@ from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.core.request import Side
 from sglang_blend.perf.step_use import step_use
 from sglang_blend.scheduling.step_records import STEPS_AT_FULL_DETAIL, StepRecord, run_header
+from sglang_blend.srt.attention_backend import read_summary
 from sglang_blend.srt.engine_cost import device_name, engine_cost
 from sglang_blend.srt.policy import BlendSchedulePolicy
 from sglang_blend.srt.radix_cache import BlendRadixCache
@@ -162,6 +163,8 @@ class StepStats:
                 "num_evicted_tokens": tree.num_evicted_tokens,
                 "num_evicted_wanted_tokens": tree.num_evicted_wanted_tokens,
             }
+        if attention := read_summary(self.scheduler):
+            state["attention"] = attention
         return state
 
     def flush(self) -> None:

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from sglang_blend.attention.break_even import BreakEven
+from sglang_blend.attention.break_even import CPU, BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
 from sglang_blend.attention.prefix_forest import PrefixForest
-from sglang_blend.attention.read_counts import ReadCounts
+from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns
 from sglang_blend.srt.cpu.attention import (
     BatchedAttnBackend,
@@ -38,8 +38,6 @@ from sglang_blend.srt.cpu.attention import (
 if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
-# Measured with scripts/bench_attention.py --break-even; see docs/attention.md.
-DECODE_BREAK_EVEN = BreakEven(group_tokens=300, reader_tokens=10)
 # An extend merges the result of every new token.
 _EXTEND_TOKENS_PER_QUERY = 4.0
 
@@ -102,7 +100,7 @@ def extend_runs(
     bs = len(prefix_lens)
     forest = PrefixForest(
         BreakEven(
-            group_tokens=DECODE_BREAK_EVEN.group_tokens,
+            group_tokens=CPU.group_tokens,
             reader_tokens=_EXTEND_TOKENS_PER_QUERY * num_queries / max(bs, 1),
         )
     )
@@ -114,10 +112,10 @@ def extend_runs(
     return SharedRuns((), np.zeros(bs, np.int64))
 
 
-class SharedPrefixAttnBackend(BatchedAttnBackend):
+class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
     """`--attention-backend blend` on the CPU platform; outputs as torch_native up to rounding."""
 
-    def __init__(self, model_runner: ModelRunner, break_even: BreakEven = DECODE_BREAK_EVEN) -> None:
+    def __init__(self, model_runner: ModelRunner, break_even: BreakEven = CPU) -> None:
         super().__init__(model_runner)
         self.start_sharing(break_even)
 
