@@ -2,8 +2,8 @@
 
     python scripts/draw_figures.py
 
-The workload is made (`perf.synthesis`, paper trace 1, 20,000 requests, seed 0) and planned for Llama-3.1-8B on
-an A100; the timeline is simulated, nothing is run.
+The workload is made (`perf.synthesis`, paper trace 1, 20,000 requests, seed 0) and planned for Llama-3.1-8B
+on an A100; the timeline is simulated, nothing is run.
 """
 
 from __future__ import annotations
