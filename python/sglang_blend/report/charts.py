@@ -201,7 +201,7 @@ def density_classes(root: float | None, low: float, high: float, most_s: float) 
             x=alt.X("a:Q", title="compute density of a request", scale=scale, axis=axis),
             x2="b:Q",
             y=alt.Y(
-                "y0:Q", title="modelled seconds", scale=y_scale, axis=alt.Axis(tickCount=5, labelExpr=_SI)
+                "y0:Q", title="modelled seconds", scale=y_scale, axis=alt.Axis(tickCount=5, format=",.4~r")
             ),
             y2="y1:Q",
             color=alt.Color("kind:N", sort=labels, scale=colours, legend=legend),

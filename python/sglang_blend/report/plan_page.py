@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglang_blend.report import charts, units
-from sglang_blend.report.page import Bar, Block, Card, Cards, Cell, Chart, Page, Section, Table
+from sglang_blend.report.page import Block, Card, Cards, Cell, Chart, Page, Section, Table
 from sglang_blend.report.scales import rounded, time_unit
 from sglang_blend.report.units import NOTHING
 from sglang_blend.report.workload import density_section, prefix_section
@@ -126,15 +126,14 @@ def _orders(plan: PlanForecast) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for each in plan.orders:
         taken = each.order == plan.facts["order"]
-        bar = Bar(units.seconds(each.makespan_s), each.makespan_s / longest if longest else 0.0)
-        cells: list[Cell] = [each.order, units.ratio(each.sharing_kept), units.ratio(each.optimum_ratio)]
+        cells: list[Cell] = [f"{each.order} (taken)" if taken else each.order, units.seconds(each.makespan_s)]
         if priced:
             cells.append(units.with_unit(plan.cost(each.makespan_s), "money"))
-        rows.append((*cells, bar, "taken" if taken else ""))
+        rows.append((*cells, units.ratio(each.optimum_ratio), units.ratio(each.sharing_kept)))
     cost = ("cost",) if priced else ()
     table = Table(
-        head=("order", "sharing kept", "of the optimum", *cost, "makespan", ""),
-        align="lrr" + "r" * priced + "ll",
+        head=("order", "makespan", *cost, "of the optimum", "sharing kept"),
+        align="lrrr" + "r" * priced,
         rows=rows,
     )
     chart = Chart(

@@ -84,14 +84,11 @@ def configuration(job: JobRecord) -> dict[str, str]:
     for run in job.runs[-1:]:
         if run.end.get("engine_argv"):
             found["engine flags"] = " ".join(run.end["engine_argv"])
-    reading = job.summary.get("config", {})
-    found |= {
-        f"job {name.replace('_', ' ')}": value
-        for name, value in reading.items()
-        if not isinstance(value, dict)
-    }
+    options = {k: v for k, v in job.summary.get("config", {}).items() if not isinstance(v, dict)}
     if job.simulated:
-        found = {name.removeprefix("job "): value for name, value in found.items()}
+        found |= options
+    else:
+        found |= {f"{_OF_THE_JOB}{name.replace('_', '-')}": value for name, value in options.items()}
     return {name: _setting(value) for name, value in found.items() if value not in (None, "")}
 
 

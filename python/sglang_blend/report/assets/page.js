@@ -42,7 +42,7 @@
       "limit-label": { color: p.soft, fontSize: 11.5 },
       restart: { color: p.ink, opacity: 0.6 },
       hover: { color: p.ink, strokeWidth: 1 },
-      prefix: { stroke: p.card, strokeWidth: 0.7 },
+      prefix: { stroke: p.card, strokeWidth: 0.4 },
     },
   });
 
@@ -53,17 +53,24 @@
 
   const theme = () => (choice === "auto" ? (dark.matches ? "dark" : "light") : choice);
 
-  const draw = async (index) => {
+  // One after the other, so that the first is there soon.
+  let last = Promise.resolve();
+  const draw = (index) => {
+    if (!drawn.has(index)) drawn.set(index, null);
+    last = last.then(() => drawNow(index));
+  };
+
+  const drawNow = async (index) => {
     const { spec, columns, height } = charts[index];
     const place = document.getElementById(`chart-${index}`);
     const shown = { ...spec, height, datasets: { ...spec.datasets, table: rowsOf(columns) } };
     shown.autosize = { type: "fit-x", contains: "padding" };
     const before = drawn.get(index);
-    const made = vegaEmbed(place, shown, { actions: false, renderer: "canvas", config: config(palettes[theme()]) });
+    const chosen = theme();
+    const made = await vegaEmbed(place, shown, { actions: false, renderer: "canvas", config: config(palettes[chosen]) });
     drawn.set(index, made);
-    if (before) (await before).finalize();
-    await made;
-    place.dataset.drawn = theme();
+    if (before) before.finalize();
+    place.dataset.drawn = chosen;
   };
 
   const apply = () => {
