@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
-scripts/install_browser.sh
+scripts/install_browser.sh || true # the tests that need it then fail, and say the same
 if [ $# -eq 0 ]; then
     .venv/bin/ruff format --check .
     .venv/bin/ruff check .

@@ -4,6 +4,7 @@
 import json
 import logging
 import re
+import subprocess
 from pathlib import Path
 
 import altair as alt
@@ -146,5 +147,11 @@ def test_a_job_makes_its_report_in_a_process_that_may_fail(
     with caplog.at_level(logging.WARNING):
         assert not make_report(str(output), str(tmp_path / "absent.json"), html)
         assert not make_report(str(output), summary, html, timeout_s=0.01)
+        monkeypatch.setattr(subprocess, "run", _interrupted)
+        assert not make_report(str(output), summary, html)
     said = {record.getMessage() for record in caplog.records}
-    assert [words[:10] for words in said] == ["No report:"] * 2
+    assert [words[:10] for words in said] == ["No report:"] * 3
+
+
+def _interrupted(*args: object, **kwargs: object) -> None:
+    raise KeyboardInterrupt

@@ -34,6 +34,9 @@ def make_report(output: str, summary_file: str, report_file: Path, *, timeout_s:
     except OSError as e:
         logger.warning("No report: its process cannot be started (%s).", e.strerror or e)
         return False
+    except KeyboardInterrupt:  # the job is done, and so are its results
+        logger.warning("No report: interrupted. Later: sglang-blend report %s", output)
+        return False
     if done.returncode:
         logger.warning("No report: %s", (done.stderr.strip().splitlines() or ["its process died"])[-1])
         return False

@@ -133,7 +133,7 @@ class StepStats:
             totals.waited_until_s = totals.busy_until_s
         record.t_s = totals.busy_until_s
         with self._watching():
-            self._add_use(batch, num_decode)
+            self._add_use(batch, num_decode, has_prefill=stats is not None)
             if record.steps > totals.steps // STEPS_AT_FULL_DETAIL:
                 self._write(batch.reqs)
 
@@ -203,14 +203,14 @@ class StepStats:
         )
         self._lines.append(header)
 
-    def _add_use(self, batch: ScheduleBatch, num_decode: int) -> None:
+    def _add_use(self, batch: ScheduleBatch, num_decode: int, *, has_prefill: bool) -> None:
         """What the step is expected to need of the device."""
         cost, record = self._cost, self._record
         if self._lines is None or cost is None:
             return
         extend: list[tuple[int, int]] = []
         decode_kv_tokens = 0
-        if batch.forward_mode.is_extend():
+        if has_prefill:
             extend = list(zip(batch.prefix_lens, batch.extend_lens, strict=True))
             if num_decode:  # SGLang puts decoding requests behind those in prefill
                 decode_kv_tokens = sum(prefix for prefix, _ in extend[-num_decode:])
