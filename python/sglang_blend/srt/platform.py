@@ -54,7 +54,8 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     `get_default_attention_backend` (ServerArgs), `get_device_total_memory` and
     `get_current_memory_usage` (memory pool sizing), `get_mha_kv_pool_cls`, `get_mla_kv_pool_cls`,
     `get_paged_allocator_cls` (KVCacheConfigurator), `init_backend` (model_runner, at import),
-    `get_dispatch_key_name` (MultiPlatformOp), `get_device`, `synchronize`, `empty_cache`.
+    `get_dispatch_key_name` (MultiPlatformOp), `get_device`, `synchronize`, `empty_cache`,
+    `get_torch_profiler_activity` and `_str` (the profiler of the scheduler).
     """
 
     _enum = PlatformEnum.OOT
@@ -87,6 +88,14 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     def get_device(self, device_id: int | None = None) -> str:
         """SGLang splits this at ":" (`ServerArgs._handle_missing_default_values`), so a string it is."""
         return "cpu"
+
+    def get_torch_profiler_activity_str(self) -> str:
+        """Asked when a profile is started; SGLang's default raises, which ends the scheduler."""
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        """The same for PyTorch."""
+        return torch.profiler.ProfilerActivity.CPU
 
     def init_backend(self) -> None:
         """Serve `torch_native` by the subclass that batches it; called once in each scheduler process."""
