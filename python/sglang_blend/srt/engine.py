@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import multiprocessing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from multiprocessing import resource_tracker
@@ -25,12 +24,12 @@ import psutil
 from sglang.srt.entrypoints.engine import Engine as SGLangEngine
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.plugins import load_plugins
-from sglang.srt.utils import kill_process_tree
 
 from sglang_blend import fork
 from sglang_blend.config import JOB_ORDERS
 from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine import EngineFacts
+from sglang_blend.srt.end_processes import end_processes
 from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import with_engine_defaults
 from sglang_blend.srt.list_answers import ListOptions, answer_list, error_answer, is_worth_planning
@@ -39,8 +38,6 @@ from sglang_blend.srt.request_list import is_list
 from sglang_blend.srt.shield import children_without_interrupts
 
 OnError = Literal["raise", "return"]
-# How long killed processes may take to give back their memory.
-_MAX_WAIT_S = 60
 _STOCK_GENERATE = inspect.signature(SGLangEngine.generate)
 
 
@@ -84,8 +81,7 @@ class Engine(SGLangEngine):
             super().__init__(**(kwargs if "server_args" in kwargs else with_engine_defaults(kwargs)))
         except BaseException:
             atexit.unregister(self.shutdown)
-            for process in set(psutil.Process().children()) - before:
-                kill_process_tree(process.pid)
+            end_processes([process.pid for process in set(psutil.Process().children()) - before])
             raise
         self.loop = LoopThread("engine")
 
@@ -159,9 +155,7 @@ class Engine(SGLangEngine):
             self.send_to_rpc = None
         self._terminate_weight_cache_daemons(self._weight_cache_daemon_procs)
         self.loop.close()
-        for pid in self.get_all_child_pids():
-            kill_process_tree(pid, wait_timeout=_MAX_WAIT_S)
-        multiprocessing.active_children()  # takes note of who has ended, so that no zombie stays
+        end_processes(self.get_all_child_pids())
 
     @classmethod
     def _launch_scheduler_processes(cls, *args: Any, **kwargs: Any) -> Any:

@@ -53,7 +53,8 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     `get_default_attention_backend` (ServerArgs), `get_device_total_memory` and
     `get_current_memory_usage` (memory pool sizing), `get_mha_kv_pool_cls`, `get_mla_kv_pool_cls`,
     `get_paged_allocator_cls` (KVCacheConfigurator), `get_dispatch_key_name` (MultiPlatformOp),
-    `get_device`, `synchronize`, `empty_cache`.
+    `get_device`, `synchronize`, `empty_cache`, `get_torch_profiler_activity` and `_str` (the profiler of the
+    scheduler).
     """
 
     _enum = PlatformEnum.OOT
@@ -86,6 +87,14 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
     def get_device(self, device_id: int | None = None) -> str:
         """SGLang splits this at ":" (`ServerArgs._handle_missing_default_values`), so a string it is."""
         return "cpu"
+
+    def get_torch_profiler_activity_str(self) -> str:
+        """Asked when a profile is started; SGLang's default raises, which ends the scheduler."""
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> torch.profiler.ProfilerActivity:
+        """The same for PyTorch."""
+        return torch.profiler.ProfilerActivity.CPU
 
     def get_default_attention_backend(self) -> str:
         return ATTENTION_BACKEND

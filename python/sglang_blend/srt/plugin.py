@@ -12,8 +12,6 @@ Without our flags nothing of this decides anything: two hooks count steps.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,6 @@ from sglang.srt.mem_cache.registry import (
 )
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.server_args import add_schedule_policy_choices, get_global_server_args
-from tqdm import tqdm
 
 from sglang_blend import fork
 from sglang_blend.errors import ConfigError
@@ -59,9 +56,6 @@ def activate() -> None:
     attention_backend.register()
     for target, hook_type, hook in _HOOKS:
         HookRegistry.register(target, hook, hook_type)
-    if multiprocessing.parent_process() is not None:
-        # A progress bar's lock for several processes is a semaphore, which a killed scheduler leaves behind.
-        tqdm.set_lock(threading.RLock())
 
 
 def _make_policy(policy: str, tree_cache: BasePrefixCache, *args: Any) -> SchedulePolicy:

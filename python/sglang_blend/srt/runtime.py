@@ -29,13 +29,12 @@ from sglang.srt.utils import kill_process_tree
 from sglang.srt.utils.network import is_port_available
 
 from sglang_blend import fork
+from sglang_blend.srt.end_processes import end_processes
 from sglang_blend.srt.flags import with_engine_defaults
 from sglang_blend.srt.shield import children_without_interrupts
 
 _LAST_PORT = 40000
 _POLL_INTERVAL_S = 0.5
-# How long killed processes may take to give back their memory.
-_MAX_WAIT_S = 60
 
 
 class Runtime(SGLangRuntime):
@@ -85,8 +84,7 @@ class Runtime(SGLangRuntime):
         pid, self.pid = self.pid, None
         if pid is not None:
             atexit.unregister(self.shutdown)
-            kill_process_tree(pid, wait_timeout=_MAX_WAIT_S)
-            multiprocessing.active_children()  # takes note of who has ended, so that no zombie stays
+            end_processes([pid])
 
     def _wait_until_ready(self, server: multiprocessing.process.BaseProcess, timeout_s: float) -> None:
         give_up_at = time.monotonic() + timeout_s
