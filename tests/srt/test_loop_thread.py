@@ -106,15 +106,16 @@ def test_its_own_thread_may_not_wait_for_itself(loop: LoopThread) -> None:
 
 
 def test_closing_ends_who_waits_and_refuses_who_comes(loop: LoopThread) -> None:
-    work = Work()
+    work, last = Work(), []
 
     def close_soon() -> None:
         time.sleep(0.2)
-        loop.close()
+        loop.close(at_end=lambda: last.append(work.ended))
 
     threading.Thread(target=close_soon).start()
     with pytest.raises(EngineError, match="shut down"):
         loop.run_until_complete(work.run())
-    assert work.ended == "cancelled"
+    loop.close()
+    assert last == ["cancelled"]
     with pytest.raises(EngineError, match="shut down"):
         loop.run_until_complete(work.run())

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import psutil
 from sglang.srt.entrypoints.engine import Engine as SGLangEngine
 from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.plugins import load_plugins
 
 from sglang_blend import fork
@@ -154,8 +155,13 @@ class Engine(SGLangEngine):
             self.send_to_rpc.close(linger=0)
             self.send_to_rpc = None
         self._terminate_weight_cache_daemons(self._weight_cache_daemon_procs)
-        self.loop.close()
+        self.loop.close(at_end=self._close_sockets)
         end_processes(self.get_all_child_pids())
+
+    def _close_sockets(self) -> None:
+        """Those of the tokenizer manager, which belong to the loop."""
+        if isinstance(manager := self.tokenizer_manager, TokenizerManager):
+            manager.send_to_scheduler.context.destroy(linger=0)
 
     @classmethod
     def _launch_scheduler_processes(cls, *args: Any, **kwargs: Any) -> Any:

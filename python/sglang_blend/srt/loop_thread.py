@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._is_closed = False
+        self._at_end: Callable[[], None] | None = None  # set by close
         self._closing = threading.Lock()  # nothing is started after the loop was told to stop
         self._thread = threading.Thread(target=self._run, name=f"{name} loop", daemon=True)
         self._thread.start()
@@ -94,19 +95,31 @@ class LoopThread:
         finally:
             await self.run(items.aclose())
 
-    def close(self) -> None:
-        """End the loop; what still runs is cancelled, and who waits for it is told so."""
+    def close(self, at_end: Callable[[], None] | None = None) -> None:
+        """End the loop; what still runs is cancelled, and who waits for it is told so.
+
+        Args:
+            at_end: called in the loop when nothing else runs in it any more.
+        """
         with self._closing:
             if not self._is_closed:
-                self._is_closed = True
+                self._is_closed, self._at_end = True, at_end
                 self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
-        self._loop.run_until_complete(_cancel_all_others())
+        self._loop.run_until_complete(self._end())
         self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._at_end is not None:
+            self._at_end()
 
     def _start(self, awaitable: Awaitable[T]) -> _Work[T]:
         work: _Work[T] = _Work()
@@ -131,13 +144,6 @@ class LoopThread:
 
 def _closed() -> EngineError:
     return EngineError("the engine was shut down; make another one.")
-
-
-async def _cancel_all_others() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Work(Future[T]):
