@@ -4,17 +4,17 @@
     python scripts/bench_attention.py --model-path MODEL --batch 256 --shared 1500 --private 200    # GPU
 
 Seconds of a decode step of the batch, and of extending the cached prefix by all private parts at once, as a
-client of the engine sees them; median of the repeats, in which the backends take turns where an engine each
-fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by token, as
-long as both chose the same tokens.
+client of the engine sees tokens arrive; median of the repeats, in which the backends take turns where an
+engine each fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by
+token, as long as both chose the same tokens.
 
 With --file the requests of a batch file instead, as one job with an empty cache: seconds, and how many
 outputs are equal to the first backend's.
 
+    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64
+
 With --predict (CPU) the simulator's gain beside the measured one. It is told how long `blend_unshared` takes
 for a decode step with and without the prefix, and by `BreakEven` what sharing costs.
-
-    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64 --json
 
 On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix for each request
 (`blend_unshared`). On a GPU: flashinfer and triton with CUDA graphs, and `blend`, which runs without.
@@ -70,9 +70,14 @@ class _Client:
     def measure(self, repeat: int, with_prefix: bool = True) -> tuple[float, float]:
         """Seconds of an extend and of a decode step."""
         prompts = self.prompts(repeat, with_prefix)
-        extend_s = self._seconds(prompts, 1)
-        first_s = self._seconds(prompts, 1)
-        return extend_s, (self._seconds(prompts, 1 + self._args.steps) - first_s) / self._args.steps
+        start = time.monotonic()
+        arrived: dict[int, list[float]] = {}  # by request: when it had its first token, the second, ...
+        for chunk in self._generate(prompts, 1 + self._args.steps, stream=True):
+            times = arrived.setdefault(chunk["index"], [])
+            missing = chunk["meta_info"]["completion_tokens"] - len(times)
+            times += [time.monotonic()] * missing
+        first, last = (max(times[i] for times in arrived.values()) for i in (0, -1))
+        return first - start, (last - first) / self._args.steps
 
     def logprobs(self, repeat: int) -> list[list[tuple[float, int]]]:
         """Of the first tokens of each prompt: (log-probability, token)."""
@@ -96,12 +101,7 @@ class _Client:
             tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         )
 
-    def _seconds(self, prompts: list[list[int]], num_tokens: int) -> float:
-        start = time.monotonic()
-        self._generate(prompts, num_tokens)
-        return time.monotonic() - start
-
-    def _generate(self, prompts: list[list[int]], num_tokens: int, **kwargs: Any) -> list[dict[str, Any]]:
+    def _generate(self, prompts: list[list[int]], num_tokens: int, **kwargs: Any) -> Any:
         params = {"max_new_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
         return self._engine.generate(input_ids=prompts, sampling_params=params, **kwargs)
 
