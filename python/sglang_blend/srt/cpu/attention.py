@@ -22,8 +22,8 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 # Requests are padded to the longest of their group; a group ends where that would double the work.
 _MAX_PADDING_RATIO = 1.5
-# ... or where its KV would be gathered into memory that the allocator asks of the kernel anew each time: groups
-# of 4,000 tokens took half of the time of groups of 30,000 (demo model, two cores, one layer).
+# ... or where its KV would be gathered into memory that the allocator asks of the kernel anew each time:
+# groups of 4,000 tokens took half of the time of groups of 30,000 (demo model, two cores, one layer).
 _MOST_GROUP_TOKENS = 4096
 
 
