@@ -72,7 +72,9 @@ class _Client:
         prompts = self.prompts(repeat, with_prefix)
         start = time.monotonic()
         arrived: dict[int, list[float]] = {}  # by request: when it had its first token, the second, ...
-        for chunk in self._generate(prompts, 1 + self._args.steps, stream=True):
+        num_tokens = 1 + self._args.steps
+        # The first and the last token are told; telling the others would cost what is to be measured.
+        for chunk in self._generate(prompts, num_tokens, stream=True, stream_interval=num_tokens):
             times = arrived.setdefault(chunk["index"], [])
             missing = chunk["meta_info"]["completion_tokens"] - len(times)
             times += [time.monotonic()] * missing
@@ -101,8 +103,12 @@ class _Client:
             tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         )
 
-    def _generate(self, prompts: list[list[int]], num_tokens: int, **kwargs: Any) -> Any:
+    def _generate(
+        self, prompts: list[list[int]], num_tokens: int, stream_interval: int | None = None, **kwargs: Any
+    ) -> Any:
         params = {"max_new_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        if stream_interval is not None:
+            params["stream_interval"] = stream_interval
         return self._engine.generate(input_ids=prompts, sampling_params=params, **kwargs)
 
 
