@@ -4,17 +4,19 @@
     python scripts/bench_attention.py --model-path MODEL --batch 256 --shared 1500 --private 200    # GPU
 
 Seconds of a decode step of the batch, and of extending the cached prefix by all private parts at once, as a
-client of the engine sees them; median of the repeats, in which the backends take turns where an engine each
-fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by token, as
-long as both chose the same tokens.
+client of the engine sees tokens arrive; median of the repeats, in which the backends take turns where an
+engine each fits (on the CPU). `max_abs_error` compares log-probabilities with the first backend's, token by
+token, as long as both chose the same tokens.
 
-With --file the requests of a batch file instead, as one job with an empty cache: seconds, and how many
-outputs are equal to the first backend's.
+With --file the requests of a batch file instead, as one job with an empty cache: seconds, and which part of
+the outputs is equal to the first backend's. With --groups a made-up job: so many groups of requests, a prefix
+of 1,000 to 2,000 tokens each, 100 to 300 private.
+
+    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64
+    python scripts/bench_attention.py --model-path MODEL --groups 60 --limit 3000 --max-tokens 256    # GPU
 
 With --predict (CPU) the simulator's gain beside the measured one. It is told how long `blend_unshared` takes
 for a decode step with and without the prefix, and by `BreakEven` what sharing costs.
-
-    python scripts/bench_attention.py --file bbh_cot.jsonl.gz --limit 64 --max-tokens 64 --json
 
 On a CPU: SGLang's torch_native, ours (`blend`), and ours reading every prefix for each request
 (`blend_unshared`). On a GPU: flashinfer and triton with CUDA graphs, and `blend`, which runs without.
@@ -70,9 +72,16 @@ class _Client:
     def measure(self, repeat: int, with_prefix: bool = True) -> tuple[float, float]:
         """Seconds of an extend and of a decode step."""
         prompts = self.prompts(repeat, with_prefix)
-        extend_s = self._seconds(prompts, 1)
-        first_s = self._seconds(prompts, 1)
-        return extend_s, (self._seconds(prompts, 1 + self._args.steps) - first_s) / self._args.steps
+        start = time.monotonic()
+        arrived: dict[int, list[float]] = {}  # by request: when it had its first token, the second, ...
+        num_tokens = 1 + self._args.steps
+        # The first and the last token are told; telling the others would cost what is to be measured.
+        for chunk in self._generate(prompts, num_tokens, stream=True, stream_interval=num_tokens):
+            times = arrived.setdefault(chunk["index"], [])
+            missing = chunk["meta_info"]["completion_tokens"] - len(times)
+            times += [time.monotonic()] * missing
+        first, last = (max(times[i] for times in arrived.values()) for i in (0, -1))
+        return first - start, (last - first) / self._args.steps
 
     def logprobs(self, repeat: int) -> list[list[tuple[float, int]]]:
         """Of the first tokens of each prompt: (log-probability, token)."""
@@ -82,10 +91,14 @@ class _Client:
     def run_job(self, lines: list[dict[str, Any]]) -> tuple[float, list[str]]:
         """Seconds and outputs of all lines, from an empty cache."""
         self._engine.flush_cache()
-        texts = [self._text(line["body"]) for line in lines]
         params = {"max_new_tokens": self._args.max_tokens, "temperature": 0}
+        if "input_ids" in lines[0]:
+            prompts = {"input_ids": [line["input_ids"] for line in lines]}
+            params["ignore_eos"] = True
+        else:
+            prompts = {"prompt": [self._text(line["body"]) for line in lines]}
         start = time.monotonic()
-        answers = self._engine.generate(texts, sampling_params=params)
+        answers = self._engine.generate(**prompts, sampling_params=params)
         return time.monotonic() - start, [answer["text"] for answer in answers]
 
     def _text(self, body: dict[str, Any]) -> str:
@@ -96,13 +109,12 @@ class _Client:
             tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
         )
 
-    def _seconds(self, prompts: list[list[int]], num_tokens: int) -> float:
-        start = time.monotonic()
-        self._generate(prompts, num_tokens)
-        return time.monotonic() - start
-
-    def _generate(self, prompts: list[list[int]], num_tokens: int, **kwargs: Any) -> list[dict[str, Any]]:
+    def _generate(
+        self, prompts: list[list[int]], num_tokens: int, stream_interval: int | None = None, **kwargs: Any
+    ) -> Any:
         params = {"max_new_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        if stream_interval is not None:
+            params["stream_interval"] = stream_interval
         return self._engine.generate(input_ids=prompts, sampling_params=params, **kwargs)
 
 
@@ -206,17 +218,35 @@ def _simulated_gain(prefix_s: float, plain_s: float, args: argparse.Namespace) -
     return decode_s(alone) / decode_s(shared)
 
 
-def _run_job_in_turns(names: list[str], flags: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def _job_lines(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Lines of the file, or made-up ones: groups of requests with a prefix each, in random order."""
+    if args.groups:
+        rng = np.random.default_rng(0)
+        prefixes = [_tokens(g, int(rng.integers(1000, 2000))) for g in range(args.groups)]
+        return [
+            {
+                "input_ids": prefixes[int(i) % args.groups]
+                + _tokens(10**6 + int(i), int(rng.integers(100, 300)))
+            }
+            for i in rng.permutation(args.limit)
+        ]
     opened = gzip.open if args.file.suffix == ".gz" else open
     with opened(args.file, "rt") as file:
-        lines = [json.loads(line) for line in itertools.islice(file, 0, None, args.every)][: args.limit]
+        return [json.loads(line) for line in itertools.islice(file, 0, None, args.every)][: args.limit]
+
+
+def _run_job(
+    names: list[str], flags: dict[str, Any], args: argparse.Namespace, *, in_turns: bool
+) -> dict[str, Any]:
+    lines = _job_lines(args)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     outputs: dict[str, list[str]] = {}
-    with ExitStack() as stack:
-        clients = [stack.enter_context(_engine(name, flags[name], args)) for name in names]
-        for client in clients * args.repeats:
-            took_s, outputs[client.name] = client.run_job(lines)
-            seconds[client.name].append(took_s)
+    for together in [names] if in_turns else [[name] for name in names]:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(_engine(name, flags[name], args)) for name in together]
+            for client in clients * args.repeats:
+                took_s, outputs[client.name] = client.run_job(lines)
+                seconds[client.name].append(took_s)
     first = outputs[names[0]]
     return {
         "job_s": {name: statistics.median(runs) for name, runs in seconds.items()},
@@ -265,7 +295,8 @@ def main() -> None:
         "--predict", action="store_true", help="CPU: the simulator's gain beside the measured"
     )
     parser.add_argument("--file", type=Path, help="a batch file, plain or .gz")
-    parser.add_argument("--limit", type=int, default=64, help="lines of it")
+    parser.add_argument("--groups", type=int, default=0, help="a made-up job instead: groups of requests")
+    parser.add_argument("--limit", type=int, default=64, help="lines of the job")
     parser.add_argument("--every", type=int, default=1, help="take every so many-th line")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -290,19 +321,22 @@ def main() -> None:
     else:
         names = ["torch_native", "blend", _UNSHARED]
         flags = dict.fromkeys(names, common | {"dtype": "float32", "disable_overlap_schedule": True})
-    if args.file:
-        job = {"max_total_tokens": 40_000, "max_running_requests": 64, "schedule_policy": "dual-scan"}
+    is_job = bool(args.file or args.groups)
+    if is_job:
+        job = {"schedule_policy": "dual-scan", "chunked_prefill_size": 8192}
+        for_cpu = {"max_total_tokens": 40_000, "max_running_requests": 64}
+        job |= dict.fromkeys(for_cpu) if on_gpu else for_cpu  # None: as the engine's memory allows
         flags = {name: of_name | job for name, of_name in flags.items()}
     if args.predict:
         names = ["blend", _UNSHARED]
     if args.backends:
         names = args.backends.split(",")
         flags = {name: flags.get(name, common) for name in names}
-    if args.file:
-        result = _run_job_in_turns(names, flags, args)
+    if is_job:
+        result = _run_job(names, flags, args, in_turns=not on_gpu)
     else:
         result = (_run_one_by_one if on_gpu else _run_in_turns)(names, flags, args)
-    if args.json or args.file:
+    if args.json or is_job:
         print(json.dumps(result))
         return
     for name in names:

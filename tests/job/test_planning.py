@@ -44,6 +44,16 @@ def test_a_sample_that_would_teach_nothing_is_skipped_with_the_reason(
     assert reason in plan.sample_skipped
 
 
+def test_a_job_is_planned_for_an_engine_that_shares_reads() -> None:
+    """Reading a prefix once a step leaves less memory time, so the same job is more compute-intensive."""
+    table, densities = job(200, fixed_output=True), []
+    for facts in (FACTS, FACTS._replace(shares_reads=True)):
+        plan = JobPlan(table, facts, order="dual-scan")
+        plan.make()
+        densities.append(plan.schedule.root_density)
+    assert densities[1] > densities[0]
+
+
 def test_what_the_sample_teaches_is_in_the_hints() -> None:
     table = job(LEAST_TO_SAMPLE)
     plan = JobPlan(table, FACTS, order="dual-scan")

@@ -104,6 +104,9 @@ def test_a_queue_without_hints_is_planned_and_bad_hints_hurt_nobody(server: str)
     assert counters["finished"] >= len(bodies)  # SGLang warms up and checks its health with some more
     assert counters["plans"] >= 1
     assert state["policy"]["num_waiting"] == 0
+    attention = state["attention"]
+    assert attention["decode_steps"] > 0
+    assert 0 < attention["decode_read_bytes"] <= attention["decode_unshared_bytes"]
     # Only prompt tokens that nobody shares are computed more than once, if at all.
     computed = state["totals"]["prefill_tokens"]
     prompt_tokens = sum(answer["meta_info"]["prompt_tokens"] for answer in answers)

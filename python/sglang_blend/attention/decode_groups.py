@@ -4,6 +4,11 @@ All it is told is what SGLang tells an attention backend: the rows of `req_to_to
 request that goes on has one token more than in the step before and was in no prefill since; a row of
 anything else is a newcomer's, even if it is known (rows are reused). Most steps change nothing, and then the
 same `SharedRuns` object comes back.
+
+Slots are looked at once, when a request joins. That is enough: slots that two requests have in common belong
+to the radix cache and are locked by both, so they stay while either runs. (With the overlap schedule SGLang
+may later exchange slots that a request has alone, for those of an equal prompt; the private part is always
+read through the row as it is.)
 """
 
 from __future__ import annotations

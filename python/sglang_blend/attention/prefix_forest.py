@@ -122,14 +122,12 @@ class PrefixForest:
         readers = np.sort(first + position[np.concatenate([run.members for run in runs])]) - first
         np.maximum.at(private_start, readers, np.repeat(np.array([run.end for run in runs]), sizes))
         order = np.lexsort((readers[starts], np.array([run.level for run in runs])))
-        of_run = np.split(readers, ends[:-1])
-        return SharedRuns(
-            tuple(
-                SharedRun(runs[i].start, runs[i].end, runs[i].slots, of_run[i], runs[i].level)
-                for i in order.tolist()
-            ),
-            private_start,
-        )
+        first_of, last_of = starts.tolist(), ends.tolist()
+        shared = []
+        for i in order.tolist():
+            level, start, end, slots, _ = runs[i]
+            shared.append(SharedRun(start, end, slots, readers[first_of[i] : last_of[i]], level))
+        return SharedRuns(tuple(shared), private_start)
 
     def _find_runs(self, top: _Node) -> list[_Run]:
         """What pays in one tree."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.cli.batch_prompts import (
     DEFAULT_MAX_TOKENS,
     ByteTokenizer,
@@ -110,6 +111,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--kv-cache-dtype", default="auto", help="auto, fp8, bf16, fp16 or fp32 (default auto)"
     )
     parser.add_argument("--max-total-tokens", type=int, help="KV pool in tokens (default: what fits)")
+    parser.add_argument(
+        "--shared-reads",
+        action="store_true",
+        help="decode reads KV that requests share once a step (the engine's --attention-backend blend)",
+    )
     parser.add_argument(
         "--mlp-profile",
         type=Path,
@@ -233,6 +239,7 @@ def _cost(args: argparse.Namespace) -> RooflineCost:
         tp_size=args.tp_size,
         gemm_curve=curve,
         pool_tokens=args.max_total_tokens,
+        shared_reads=break_even_of(args.hardware) if args.shared_reads else None,
     )
 
 

@@ -22,6 +22,9 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 # Requests are padded to the longest of their group; a group ends where that would double the work.
 _MAX_PADDING_RATIO = 1.5
+# ... or where its KV would be gathered into memory that the allocator asks of the kernel anew each time:
+# groups of 4,000 tokens took half of the time of groups of 30,000 (demo model, two cores, one layer).
+_MOST_GROUP_TOKENS = 4096
 
 
 class DecodeGroup(NamedTuple):
@@ -69,7 +72,8 @@ def decode_groups(
     lens_list = lens.tolist()
     groups, first = [], 0
     for i in range(1, len(lens_list) + 1):
-        if i < len(lens_list) and lens_list[i] * _MAX_PADDING_RATIO >= lens_list[first]:
+        is_similar = i < len(lens_list) and lens_list[i] * _MAX_PADDING_RATIO >= lens_list[first]
+        if is_similar and (i + 1 - first) * lens_list[first] <= _MOST_GROUP_TOKENS:
             continue
         rows, max_len = order[first:i], lens_list[first]
         real = torch.arange(max_len) < lens[first:i, None]

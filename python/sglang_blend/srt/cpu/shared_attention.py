@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 _EXTEND_TOKENS_PER_QUERY = 4.0
 
 
+# Queries that attend to a run in one call, so that what lies between the steps stays in the cores' caches.
+_MOST_QUERIES = 512
+
+
 class RunCall(NamedTuple):
     """One call for one run: `slots` (s,) int64, and which part [first, last) of its level's queries."""
 
@@ -270,18 +274,19 @@ class _Merged:
                 self._add_run(level.queries[call.first : call.last], call.slots, number + 1 < len(levels))
 
     def _add_run(self, queries: torch.Tensor, slots: torch.Tensor, more_follow: bool) -> None:
-        # Queries and the heads that share a KV head stand side by side: (1, kv_heads, n * heads, dim).
-        q = self._query[queries].transpose(0, 1)
         k = self._keys(slots).transpose(0, 1).unsqueeze(0)
         v = self._values(slots).transpose(0, 1).unsqueeze(0)
-        out, lse = self._attend(q.flatten(1, 2).unsqueeze(0), k, v, None)
-        out = out.squeeze(0).unflatten(1, (len(queries), -1)).transpose(0, 1)
-        lse = lse.squeeze(0).unflatten(1, (len(queries), -1)).transpose(0, 1)
-        before = self.lse[queries]
-        weight = torch.sigmoid(lse - before).unsqueeze(-1)
-        self.out[queries] = torch.lerp(self.out[queries], out.float(), weight)
-        if more_follow:
-            self.lse[queries] = torch.logaddexp(before, lse)
+        for rows in queries.split(_MOST_QUERIES):
+            # Queries and the heads that share a KV head stand side by side: (1, kv_heads, n * heads, dim).
+            q = self._query[rows].transpose(0, 1).flatten(1, 2).unsqueeze(0)
+            out, lse = self._attend(q, k, v, None)
+            out = out.squeeze(0).unflatten(1, (len(rows), -1)).transpose(0, 1)
+            lse = lse.squeeze(0).unflatten(1, (len(rows), -1)).transpose(0, 1)
+            before = self.lse[rows]
+            weight = torch.sigmoid(lse - before).unsqueeze(-1)
+            self.out[rows] = self.out[rows].lerp_(out.float(), weight)
+            if more_follow:
+                self.lse[rows] = torch.logaddexp(before, lse)
 
     def _keys(self, slots: torch.Tensor) -> torch.Tensor:
         return gather(self._k_cache, slots, self._query.dtype)
