@@ -32,6 +32,7 @@ NOT_RUN = {
     "sglang-blend fork record": INSTALLS,
     "sglang-blend fork install": INSTALLS,
     "pip install": INSTALLS,
+    "python scripts/bench_attention.py --model-path meta-llama/": OTHER_MODEL,
     "python scripts/kill_test.py": MEASURES,
     "python scripts/bench_simulator.py": MEASURES,
     "sglang-blend simulate --trace mooncake": TRACE,
