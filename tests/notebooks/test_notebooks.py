@@ -51,7 +51,8 @@ def printed(notebook: NotebookNode) -> str:
 
 
 def test_there_are_notebooks_to_run() -> None:
-    assert {path.name for path in NOTEBOOKS} >= {"offline_batch.ipynb", "frontend_language.ipynb"}
+    expected = {"offline_batch.ipynb", "frontend_language.ipynb", "reading_a_report.ipynb"}
+    assert {path.name for path in NOTEBOOKS} >= expected
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -85,6 +86,11 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
         assert "France -> Paris" in said
         assert "Tip 2:" in said
         assert "dual-scan" in said
+    if path.stem == "reading_a_report":
+        assert "labels.report.html" in said
+        assert said.count("requests share") >= 2
+        assert "Throughput" in said
+        assert "invalid_type 1 " in said
 
 
 @pytest.mark.engine
