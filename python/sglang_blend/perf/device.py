@@ -7,7 +7,7 @@ from typing import Any
 
 from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.hardware import HARDWARE, Hardware
+from sglang_blend.perf.hardware import HARDWARE, Hardware, hardware, known_names
 from sglang_blend.perf.hf_config import shape_from_config
 from sglang_blend.perf.roofline import RooflineCost
 
@@ -23,9 +23,10 @@ def hardware_of_device(device_name: str) -> Hardware:
     accelerators.
     """
     folded = device_name.upper().replace(" ", "").replace("-", "")
-    for name in sorted(HARDWARE, key=len, reverse=True):
-        if name.upper().replace("-", "") in folded:
-            return HARDWARE[name]
+    for name in sorted(known_names(), key=len, reverse=True):
+        # A driver puts words between them: "NVIDIA A100-SXM4-80GB" is an A100-80.
+        if all(part in folded for part in name.upper().split("-")):
+            return hardware(name)
     logger.warning(
         "%r is not in the hardware table (%s); planning takes it for an %s.",
         device_name,

@@ -165,6 +165,11 @@ _ALIASES = {
 }
 
 
+def known_names() -> tuple[str, ...]:
+    """Every name that `hardware` takes, other than paths."""
+    return (*HARDWARE, *_ALIASES)
+
+
 def hardware(name: str) -> Hardware:
     """Looks an accelerator up by name, or reads a record when `name` is a path ending in .json.
 

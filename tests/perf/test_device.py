@@ -1,0 +1,31 @@
+"""What a driver calls a device, and the hardware record that is planned with."""
+
+import logging
+
+import pytest
+
+from sglang_blend.perf.device import hardware_of_device
+
+
+@pytest.mark.parametrize(
+    ("device_name", "record"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "A100-80"),
+        ("NVIDIA A100 80GB PCIe", "A100-80"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_a_device_is_known_by_its_drivers_name(device_name: str, record: str) -> None:
+    assert hardware_of_device(device_name).name == record
+
+
+def test_an_unknown_device_is_planned_as_another_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert hardware_of_device("Strange 9000").name == "H100"
+    assert "Strange 9000" in caplog.text
