@@ -23,9 +23,10 @@ from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob, Timeline
+from sglang_blend.perf.simulated_job import SimulatedJob
 from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.perf.synthesis import SynthesisedTrace, paper_trace, synthesise
+from sglang_blend.perf.timeline import Timeline
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 NUM_REQUESTS, NUM_PIECES = 20_000, 60

@@ -14,8 +14,9 @@ from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError, PlanError
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.feed import ListFeed
+from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import SimulatedEngine, simulate
+from sglang_blend.perf.simulator import simulate
 
 
 @settings(max_examples=25, deadline=None)

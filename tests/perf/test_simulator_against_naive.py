@@ -16,8 +16,8 @@ from sglang_blend.perf.hardware import hardware
 from sglang_blend.perf.naive_simulator import NaiveEngine
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
+from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import SimulatedEngine
 
 
 @st.composite

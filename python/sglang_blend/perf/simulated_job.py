@@ -11,6 +11,7 @@ from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.bounds import Bounds
 from sglang_blend.perf.segments import SegmentTree, segments_of
+from sglang_blend.perf.timeline import Timeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +66,6 @@ class SimulatedJob:
     def n(self) -> int:
         """Number of requests."""
         return len(self.output_len)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timeline:
-    """One row a recorded step: seconds at its end, requests in the decode batch, prefill tokens, pool tokens
-    in use, steps it stands for, tokens decoded, requests not started, and how many seconds the step needs of
-    compute, of KV reads and of weight reads. `left_ratio`: share (0 to 1) of the KV tokens read that belong
-    to requests of the left side; None where the schedule has no sides.
-    """
-
-    end_s: FloatArray
-    batch_size: IntArray
-    prefill_tokens: IntArray
-    tokens_in_use: IntArray
-    num_steps: IntArray
-    decode_tokens: IntArray
-    num_waiting: IntArray
-    compute_s: FloatArray
-    kv_read_s: FloatArray
-    weight_read_s: FloatArray
-    left_ratio: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
