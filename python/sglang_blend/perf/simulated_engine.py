@@ -417,7 +417,5 @@ class SimulatedEngine:
             num_steps=self._num_steps,
             tail_s=self.now_s - self._last_admit_s,
             mean_kv_occupancy=self._used_token_s / (self.pool.capacity * self.now_s) if self.now_s else 0.0,
-            timeline=None
-            if self._rows is None
-            else Timeline.of(self._rows, has_sides=self._is_left is not None),
+            timeline=timeline,
         )
