@@ -80,7 +80,7 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     if path.stem == "offline_batch":
         rows = {words[0]: words[1:] for line in said.splitlines() if len(words := line.split()) == 3}
         # Seconds are not held against each other: the machine may be doing something else.
-        # How much SGLang computes twice depends on who is there when a batch is formed: 0.69 and less were seen.
+        # What SGLang computes twice depends on who is there when a batch is formed; 0.69 and less were seen.
         assert int(rows["planned"][1]) < 0.85 * int(rows["stock"][1]), said
         assert "context_length_exceeded" in said
     if path.stem == "frontend_language":
