@@ -83,4 +83,4 @@ def test_fast_simulator_takes_the_steps_of_the_obvious_one(
     assert result.makespan_s == pytest.approx(naive.now_s, rel=1e-9)
     fast.pool.check_integrity()
     assert fast.pool.in_use == 0
-    assert fast.finished == [1] * job.n
+    assert fast.finished == dict.fromkeys(range(job.n), 1)

@@ -37,10 +37,7 @@ class KvPool:
         self.locked = 0
         self.evictable = 0
         self._demand_aware = eviction == "demand"
-        self._parent: list[int] = tree.parent.tolist()
-        self._seg_len: list[int] = tree.seg_len.tolist()
-        self._end_len: list[int] = tree.end_len.tolist()
-        self._leaf: list[int] = tree.leaf.tolist()
+        self._parent, self._seg_len, self._end_len, self._leaf = tree.lists
         num_nodes = len(self._parent)
         self._present = bytearray(num_nodes)
         self._present[0] = 1

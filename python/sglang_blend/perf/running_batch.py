@@ -8,6 +8,7 @@ admission and pacing ask about: expected finishes in order.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class RunningBatch:
                 self.num_growing -= 1
         return kv_len
 
-    def retraction_victim(self, generated_before: list[int]) -> int:
+    def retraction_victim(self, generated_before: Mapping[int, int]) -> int:
         """The request that SGLang would retract: fewest output tokens, then the longest KV, then the latest
         number.
         """

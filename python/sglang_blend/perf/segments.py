@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,15 @@ from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.shared_reads import read_len
 from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.roofline import RooflineCost
+
+
+class SegmentLists(NamedTuple):
+    """Columns of a `SegmentTree` as lists, which a step loop reads faster."""
+
+    parent: list[int]
+    seg_len: list[int]
+    end_len: list[int]
+    leaf: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +61,13 @@ class SegmentTree:
         for node in range(len(count) - 1, 0, -1):
             count[self.parent[node]] += count[node]
         return count
+
+    @cached_property
+    def lists(self) -> SegmentLists:
+        """The columns as lists; nobody writes into them."""
+        return SegmentLists(
+            self.parent.tolist(), self.seg_len.tolist(), self.end_len.tolist(), self.leaf.tolist()
+        )
 
     def without_unread(self) -> SegmentTree:
         """The same tree less the segments that no request runs through."""

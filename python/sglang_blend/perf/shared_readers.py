@@ -21,9 +21,7 @@ class SharedReaders:
         self.saved_tokens = 0.0
         self._break_even = cost.shared_reads
         if self._break_even is not None:
-            self._leaf: list[int] = tree.leaf.tolist()
-            self._parent: list[int] = tree.parent.tolist()
-            self._seg_len: list[int] = tree.seg_len.tolist()
+            self._parent, self._seg_len, _, self._leaf = tree.lists
             self._readers = [0] * len(self._parent)
 
     def join(self, request: int) -> None:

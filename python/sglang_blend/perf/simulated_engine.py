@@ -6,7 +6,7 @@ exactly as if one by one.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,14 +62,16 @@ class SimulatedEngine:
         self._budget_tokens = config.budget_tokens(cost)
         self._job = job
         self._cost = cost
-        self._prompt_len: list[int] = job.tree.prompt_len.tolist()
-        self._private_prompt: list[int] = job.tree.private_len.tolist()
-        self._output_len: list[int] = job.output_len.tolist()
-        self._admission_len: list[float] = job.admission_output_len.tolist()
-        self._cap: list[int] = np.maximum(job.max_new_tokens, job.output_len).tolist()
+        by_mode = {"default": self._step_default, "pdmux": self._step_pdmux}
+        self.step = by_mode.get(config.mode, self._step_mixed)  # one step of the engine
+        requests = job.requests
+        self._prompt_len, self._private_prompt = requests.prompt_len, requests.private_len
+        self._output_len, self._cap = requests.output_len, requests.cap
+        self._admission_len = requests.admission_len
         self._check_sizes()
-        self.generated = [0] * job.n
-        self.finished = [0] * job.n
+        # By request, and only of those that came here: one of many engines sees a small part of the job.
+        self.generated: defaultdict[int, int] = defaultdict(int)
+        self.finished: defaultdict[int, int] = defaultdict(int)
         self._prefilling: deque[_Prefill] = deque()
         self._blocked = False
         self._retry_at = 0
@@ -99,11 +101,13 @@ class SimulatedEngine:
 
     def run(self) -> None:
         """Steps until every request has finished."""
-        step = {"default": self._step_default, "pdmux": self._step_pdmux}.get(
-            self.config.mode, self._step_mixed
-        )
         while self._num_done < self._job.n:
-            step()
+            self.step()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a request runs or waits here."""
+        return bool(self.forecast.size) or self.feed.peek() is not None
 
     # ---- one step of each kind of engine
 
@@ -411,7 +415,7 @@ class SimulatedEngine:
             bounds=bounds_of(job.tree, job.output_len, self._cost, self.config.interference),
             computed_tokens=self._computed,
             recomputed_tokens=self._recomputed,
-            output_tokens=sum(self.generated),
+            output_tokens=sum(self.generated.values()),
             sharing_kept=(total - self._computed) / possible if possible else 1.0,
             retractions=self._retractions,
             num_steps=self._num_steps,

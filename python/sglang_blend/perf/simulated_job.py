@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,16 @@ from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.bounds import Bounds
 from sglang_blend.perf.segments import SegmentTree, segments_of
 from sglang_blend.perf.timeline import Timeline
+
+
+class RequestLists(NamedTuple):
+    """Columns of a job as lists, which a step loop reads faster; made once however many engines read them."""
+
+    prompt_len: list[int]
+    private_len: list[int]
+    output_len: list[int]
+    admission_len: list[float]
+    cap: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +78,17 @@ class SimulatedJob:
     def n(self) -> int:
         """Number of requests."""
         return len(self.output_len)
+
+    @cached_property
+    def requests(self) -> RequestLists:
+        """The columns as lists; nobody writes into them."""
+        return RequestLists(
+            prompt_len=self.tree.prompt_len.tolist(),
+            private_len=self.tree.private_len.tolist(),
+            output_len=self.output_len.tolist(),
+            admission_len=self.admission_output_len.tolist(),
+            cap=np.maximum(self.max_new_tokens, self.output_len).tolist(),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
