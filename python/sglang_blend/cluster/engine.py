@@ -1,0 +1,163 @@
+"""The engine of a job on replicas: `job.engine.RunningEngine` on Ray.
+
+Requests are prepared by the driver, while the replicas load their models; then the driver plans, cuts and
+feeds (`feeder`), and a `Fleet` keeps the replicas at their number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sglang_blend.bounded_lines import BoundedLines
+from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.feeder import ClusterFeeder
+from sglang_blend.cluster.fleet import Fleet
+from sglang_blend.cluster.ray_cluster import Launch, RayCluster
+from sglang_blend.cluster.replica import RayReplica
+from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.job.engine import EngineFacts, Prepared
+from sglang_blend.job.input import BatchLine
+from sglang_blend.job.records import Rejection
+from sglang_blend.job.spool import RequestSpool
+from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.processes.nursery import Nursery
+from sglang_blend.processes.prepare_pool import PreparePool
+
+logger = logging.getLogger(__name__)
+
+
+class ClusterEngine:
+    """See the module. A context manager: no process is left behind, here or elsewhere."""
+
+    def __init__(
+        self,
+        engine_argv: Sequence[str],
+        config: ClusterConfig,
+        *,
+        log: Path,
+        stats_file: Path | None = None,
+        num_prepare_workers: int,
+        supervision: SupervisorConfig | None = None,
+    ) -> None:
+        """Connect to Ray and start the processes that prepare requests.
+
+        Args:
+            engine_argv: SGLang's server flags, of every replica.
+            log: where the processes of this machine say what they have to say.
+            stats_file: where it is written what the schedulers of replica 0 do; `.1`, `.2` and so on are the
+                others'. None for nowhere.
+
+        Raises:
+            ConfigError: Ray is missing or not reachable, or has not what the replicas need.
+            EngineError: a process died on the way.
+        """
+        self._argv, self._config = list(engine_argv), config
+        self._supervision = supervision or SupervisorConfig()
+        self._stats_file = stats_file
+        self._cluster = RayCluster(config, engine_argv)
+        if self._cluster.dashboard:
+            logger.info("Ray's dashboard: %s", self._cluster.dashboard)
+        self._steps: dict[int, BoundedLines] = {}
+        self._fleet = Fleet(config.replicas, self._start_replica, max_restarts=self._supervision.max_restarts)
+        self._feeder: ClusterFeeder | None = None
+        self._replicas: list[RayReplica] = []  # all that ever were, for their counters
+        self._launched: dict[int, Launch] = {}  # the first of each place, until somebody waits for it
+        try:
+            self._nursery = Nursery(log)
+        except BaseException:
+            self._cluster.close()
+            raise
+        try:
+            for slot in range(config.replicas):
+                self._launched[slot] = self._cluster.launch(slot, self._supervision)
+            self._pool = PreparePool(self._nursery, self._argv, num_workers=num_prepare_workers)
+        except BaseException as e:
+            self.__exit__()
+            if isinstance(e, ConfigError):
+                log.unlink(missing_ok=True)
+            raise
+
+    @property
+    def num_restarts(self) -> int:
+        """Of replicas, and of the engines inside them."""
+        return self._fleet.num_restarts + sum(replica.num_restarts for replica in self._replicas)
+
+    @property
+    def num_retries(self) -> int:
+        """Requests sent again because a replica or its engine died."""
+        of_places = 0 if self._feeder is None else self._feeder.num_retries
+        return of_places + sum(replica.num_retries for replica in self._replicas)
+
+    def __enter__(self) -> ClusterEngine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._nursery.close()
+        self._cluster.close()
+
+    async def __aenter__(self) -> ClusterEngine:
+        self._pool.close()
+        await self._fleet.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._fleet.__aexit__(*exc)
+        for file in self._steps.values():
+            file.close()
+
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        """See `job.engine.Engine`."""
+        return self._pool.prepare(lines)
+
+    def facts(self) -> EngineFacts:
+        """Those of the first replica that is ready, and how many there are to be."""
+        return self._fleet.ready()[0].facts._replace(num_replicas=self._config.replicas)
+
+    def feeder(self, spool: RequestSpool, window: int) -> ClusterFeeder:
+        """See `job.engine.Engine`."""
+        self._cluster.put_prompts(*spool.columns())
+        self._feeder = ClusterFeeder(self._fleet, window)
+        return self._feeder
+
+    async def server_info(self) -> list[dict[str, Any]]:
+        """Of all schedulers of all replicas."""
+        states = await asyncio.gather(*(replica.server_info() for replica in self._ready()))
+        for replica in self._ready():
+            with contextlib.suppress(EngineError):
+                await replica.fetch_steps()
+        return [state for of_replica in states for state in of_replica]
+
+    async def flush_cache(self) -> bool:
+        """See `job.engine.Engine`."""
+        return all(await asyncio.gather(*(replica.flush_cache() for replica in self._ready())))
+
+    def _ready(self) -> list[RayReplica]:
+        return [replica for replica in self._fleet.ready() if isinstance(replica, RayReplica)]
+
+    async def _start_replica(self, slot: int) -> RayReplica:
+        """For the fleet."""
+        launch = self._launched.pop(slot, None) or self._cluster.launch(slot, self._supervision)
+        facts = await self._cluster.ready(launch)
+        replica = RayReplica(
+            launch.actor,
+            facts,
+            prompts=lambda: self._cluster.prompts,
+            on_steps=self._steps_of(slot),
+            release=lambda: self._cluster.release(launch),
+        )
+        self._replicas.append(replica)
+        return replica
+
+    def _steps_of(self, slot: int) -> Callable[[bytes], None]:
+        """Where the steps of a place go, of one replica after the other."""
+        if self._stats_file is None:
+            return lambda steps: None
+        if slot not in self._steps:
+            path = self._stats_file
+            self._steps[slot] = BoundedLines(path if slot == 0 else path.with_name(f"{path.name}.{slot}"))
+        return self._steps[slot].append_lines

@@ -1,0 +1,216 @@
+"""One replica inside a Ray actor: an engine of its own, which it restarts when that dies by itself.
+
+The driver (`replica`) sends requests in lots and fetches answers in lots, so that Ray's cost is paid per lot.
+Token ids come once, as one array from Ray's object store; a request names its row. This module does not
+import Ray: `ray_cluster` makes an actor of the class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sglang_blend.cluster.window import ReplicaLoad
+from sglang_blend.core.cost import IntArray
+from sglang_blend.errors import EngineError
+from sglang_blend.job.engine import Answer, EngineFacts, Failure
+from sglang_blend.job.input import BatchLine
+from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.log import log_to_stderr
+from sglang_blend.processes.engine import OfflineEngine
+from sglang_blend.processes.last_words import last_words
+
+logger = logging.getLogger(__name__)
+
+# Answers that come within this time travel together.
+_GATHER_S = 0.01
+_LOAD_INTERVAL_S = 1.0
+# What one report brings of the file of steps.
+_MOST_STEPS_BYTES = 1 << 20
+
+
+class Order(NamedTuple):
+    """A request on its way to a replica."""
+
+    row: int
+    line: BatchLine
+    hints: dict[str, Any] | None
+
+
+@dataclass
+class Report:
+    """What a replica has to tell: answers since the last report, and how it stands.
+
+    Attributes:
+        done: rows with their answers.
+        load: requests running and waiting, None while that is not known.
+        steps: what the schedulers did since, as bytes of their file.
+        num_restarts, num_retries: of its engine, and of requests because of that; in all.
+        error: why it cannot go on; then there are no further reports.
+    """
+
+    done: list[tuple[int, Answer | Failure]] = field(default_factory=list)
+    load: ReplicaLoad | None = None
+    steps: bytes = b""
+    num_restarts: int = 0
+    num_retries: int = 0
+    error: EngineError | None = None
+
+
+class ReplicaWorker:
+    """The actor. Its methods run in one event loop, many at a time."""
+
+    def __init__(
+        self,
+        engine_argv: Sequence[str],
+        supervision: SupervisorConfig,
+        *,
+        num_threads: int | None = None,
+        metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Make a replica that has not started.
+
+        Args:
+            num_threads: of each of its processes; None leaves that to SGLang.
+            metrics: counters by name, with `inc`.
+        """
+        log_to_stderr("warning")
+        os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the CPUs of the actor
+        if num_threads is not None:
+            os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        self._argv, self._supervision = list(engine_argv), supervision
+        self._metrics = metrics or {}
+        self._dir = tempfile.TemporaryDirectory(prefix="sglang-blend-")
+        self._log = Path(self._dir.name) / "engine.log"
+        self._steps_file = Path(self._dir.name) / "steps.jsonl"
+        self._steps_at = 0
+        self._token_ids: np.ndarray[tuple[int], np.dtype[np.int32]]  # these two are set by take_prompts
+        self._offsets: IntArray
+        self._report = Report()
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._engine: OfflineEngine  # set by start
+
+    async def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    async def start(self) -> EngineFacts:
+        """Load the model.
+
+        Raises:
+            ConfigError: SGLang refuses the flags.
+            EngineError: the engine died at its start.
+        """
+        # In this thread, whose end would be that of the processes.
+        self._engine = OfflineEngine(
+            self._argv,
+            log=self._log,
+            stats_file=self._steps_file,
+            num_prepare_workers=0,
+            supervision=self._supervision,
+        )
+        await self._engine.__aenter__()
+        self._run(self._watch_load())
+        return self._engine.facts()
+
+    async def take_prompts(self, token_ids: Any, offsets: IntArray) -> None:
+        """All prompts of the job; `token_ids` is a view of Ray's object store, not a copy."""
+        self._token_ids, self._offsets = token_ids, offsets
+
+    async def submit(self, orders: list[Order]) -> None:
+        """Run these requests too."""
+        for order in orders:
+            self._run(self._answer(order))
+
+    async def report(self, wait_s: float) -> Report:
+        """What is new; waits so long for an answer at most."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
+            await asyncio.sleep(_GATHER_S)
+        except TimeoutError:
+            pass
+        self._news.clear()
+        report, self._report = self._report, Report(load=self._report.load)
+        report.steps = self._new_steps()
+        report.num_restarts, report.num_retries = self._engine.num_restarts, self._engine.num_retries
+        return report
+
+    async def server_info(self) -> list[dict[str, Any]]:
+        """See `job.engine.Engine`."""
+        return await self._engine.server_info()
+
+    async def flush_cache(self) -> bool:
+        """See `job.engine.Engine`."""
+        return await self._engine.flush_cache()
+
+    async def last_words(self) -> str:
+        """The end of the engine's log."""
+        return last_words(self._log)
+
+    async def stop(self) -> None:
+        """End the engine; the process is ended by Ray."""
+        for task in self._tasks:
+            task.cancel()
+        await self._engine.__aexit__()
+        self._engine.__exit__()
+        self._dir.cleanup()
+
+    def _run(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, order: Order) -> None:
+        ids = self._token_ids[self._offsets[order.row] : self._offsets[order.row + 1]]
+        try:
+            answer = await self._engine.answer(order.line, ids.tolist(), order.hints)
+        except EngineError as e:
+            self._report.error = EngineError(str(e))
+        else:
+            self._report.done.append((order.row, answer))
+            self._count(answer)
+        self._news.set()
+
+    def _count(self, answer: Answer | Failure) -> None:
+        if not self._metrics:
+            return
+        self._metrics["requests"].inc()
+        if isinstance(answer, Answer):
+            for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
+                if value := getattr(answer, name):
+                    self._metrics[name].inc(value)
+
+    async def _watch_load(self) -> None:
+        """Ask the schedulers how much they run."""
+        while True:
+            try:
+                states = [state["blend"] for state in await self._engine.server_info()]
+                self._report.load = ReplicaLoad(
+                    sum(state["num_running"] for state in states),
+                    sum(state["num_waiting"] for state in states),
+                )
+            except (EngineError, KeyError):
+                self._report.load = None
+            await asyncio.sleep(_LOAD_INTERVAL_S)
+
+    def _new_steps(self) -> bytes:
+        """Whole lines that the schedulers have written since the last time."""
+        try:
+            with self._steps_file.open("rb") as file:
+                file.seek(self._steps_at)
+                content = file.read(_MOST_STEPS_BYTES)
+        except OSError:
+            return b""
+        whole = content[: content.rfind(b"\n") + 1]
+        self._steps_at += len(whole)
+        return whole
