@@ -130,13 +130,13 @@ def start_engine(
     supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
     if cluster is not None:
         from sglang_blend.cluster.engine import ClusterEngine
+        from sglang_blend.processes.preparer import Preparer
 
         return ClusterEngine(
             engine_argv,
             cluster,
-            log=log,
+            lambda: Preparer(engine_argv, log=log, num_workers=num_prepare_workers),
             stats_file=stats_file,
-            num_prepare_workers=num_prepare_workers,
             supervision=supervision,
         )
     from sglang_blend.processes.engine import OfflineEngine

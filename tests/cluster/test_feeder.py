@@ -120,7 +120,7 @@ def test_a_place_without_a_replica_leaves_its_part_to_the_others() -> None:
     run.start = start_first_only  # type: ignore[method-assign]
     assert asyncio.run(run.main()) == Counter(range(200))
     assert {slot for slot, _ in run.log} == {0}
-    assert run.feeder.num_stolen > 0
+    assert run.feeder.record()["stolen"] > 0
 
 
 def test_when_no_place_has_a_replica_any_more_the_job_ends_with_an_error() -> None:

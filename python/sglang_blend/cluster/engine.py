@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.cluster.config import ClusterConfig
@@ -19,16 +19,25 @@ from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
 from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
-from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.cluster.worker import ReplicaWorker
+from sglang_blend.errors import EngineError
 from sglang_blend.job.engine import EngineFacts, Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.processes.nursery import Nursery
-from sglang_blend.processes.prepare_pool import PreparePool
 
 logger = logging.getLogger(__name__)
+
+
+class Preparing(Protocol):
+    """`processes.preparer.Preparer`, or what stands for it in a test."""
+
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        """See `job.engine.Engine`."""
+
+    def close(self) -> None:
+        """End it; more than once does no harm."""
 
 
 class ClusterEngine:
@@ -38,48 +47,43 @@ class ClusterEngine:
         self,
         engine_argv: Sequence[str],
         config: ClusterConfig,
+        start_preparer: Callable[[], Preparing],
         *,
-        log: Path,
         stats_file: Path | None = None,
-        num_prepare_workers: int,
         supervision: SupervisorConfig | None = None,
+        worker: type[ReplicaWorker] = ReplicaWorker,
     ) -> None:
-        """Connect to Ray and start the processes that prepare requests.
+        """Connect to Ray, ask it for the replicas, and start what prepares requests here.
 
         Args:
             engine_argv: SGLang's server flags, of every replica.
-            log: where the processes of this machine say what they have to say.
+            start_preparer: called once Ray is there.
             stats_file: where it is written what the schedulers of replica 0 do; `.1`, `.2` and so on are the
                 others'. None for nowhere.
+            worker: what runs in the actors.
 
         Raises:
             ConfigError: Ray is missing or not reachable, or has not what the replicas need.
             EngineError: a process died on the way.
         """
-        self._argv, self._config = list(engine_argv), config
+        self._config = config
         self._supervision = supervision or SupervisorConfig()
         self._stats_file = stats_file
-        self._cluster = RayCluster(config, engine_argv)
-        if self._cluster.dashboard:
-            logger.info("Ray's dashboard: %s", self._cluster.dashboard)
         self._steps: dict[int, BoundedLines] = {}
-        self._fleet = Fleet(config.replicas, self._start_replica, max_restarts=self._supervision.max_restarts)
         self._feeder: ClusterFeeder | None = None
         self._replicas: list[RayReplica] = []  # all that ever were, for their counters
+        self._num_prompt_bytes = 0
         self._launched: dict[int, Launch] = {}  # the first of each place, until somebody waits for it
-        try:
-            self._nursery = Nursery(log)
-        except BaseException:
-            self._cluster.close()
-            raise
+        self._cluster = RayCluster(config, engine_argv, worker)
+        if self._cluster.dashboard:
+            logger.info("Ray's dashboard: %s", self._cluster.dashboard)
+        self._fleet = Fleet(config.replicas, self._start_replica, max_restarts=self._supervision.max_restarts)
         try:
             for slot in range(config.replicas):
                 self._launched[slot] = self._cluster.launch(slot, self._supervision)
-            self._pool = PreparePool(self._nursery, self._argv, num_workers=num_prepare_workers)
-        except BaseException as e:
-            self.__exit__()
-            if isinstance(e, ConfigError):
-                log.unlink(missing_ok=True)
+            self._preparer = start_preparer()
+        except BaseException:
+            self._cluster.close()
             raise
 
     @property
@@ -97,11 +101,11 @@ class ClusterEngine:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._nursery.close()
+        self._preparer.close()
         self._cluster.close()
 
     async def __aenter__(self) -> ClusterEngine:
-        self._pool.close()
+        self._preparer.close()  # its memory and cores are the replicas' where they are on this machine
         await self._fleet.__aenter__()
         return self
 
@@ -112,7 +116,7 @@ class ClusterEngine:
 
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
         """See `job.engine.Engine`."""
-        return self._pool.prepare(lines)
+        return self._preparer.prepare(lines)
 
     def facts(self) -> EngineFacts:
         """Those of the first replica that is ready, and how many there are to be."""
@@ -120,9 +124,26 @@ class ClusterEngine:
 
     def feeder(self, spool: RequestSpool, window: int) -> ClusterFeeder:
         """See `job.engine.Engine`."""
-        self._cluster.put_prompts(*spool.columns())
+        self._num_prompt_bytes = self._cluster.put_prompts(*spool.columns())
         self._feeder = ClusterFeeder(self._fleet, window)
         return self._feeder
+
+    def record(self) -> dict[str, Any]:
+        """See `job.engine.RunningEngine`."""
+        if self._feeder is None:
+            return {}
+        sent = sum(replica.num_sent_bytes for replica in self._replicas)
+        received = sum(replica.num_received_bytes for replica in self._replicas)
+        return {
+            "cluster": {
+                "replicas": self._config.replicas,
+                "resources": str(self._cluster.resources),
+                "prompt_bytes": self._num_prompt_bytes,
+                "sent_bytes": sent,
+                "received_bytes": received,
+                **self._feeder.record(),
+            }
+        }
 
     async def server_info(self) -> list[dict[str, Any]]:
         """Of all schedulers of all replicas."""

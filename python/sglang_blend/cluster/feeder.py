@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,26 @@ from sglang_blend.job.planning import JobPlan, cost_of
 
 logger = logging.getLogger(__name__)
 
+PROGRESS_INTERVAL_S = 30.0
+_MOST_TOLD = 16
+
 RunOne = Callable[[int, Ask], Awaitable[None]]
 
 
 @dataclass
 class PlaceCounts:
-    """What became of the requests of one place: answered there, and sent there again after a loss."""
+    """What became of the requests of one place.
+
+    Attributes:
+        num_done: answered there.
+        num_retries: sent again, there or elsewhere, because its replica was lost.
+        first_s, last_s: when the first was handed out and the last was answered, seconds since `feed` began.
+    """
 
     num_done: int = 0
     num_retries: int = 0
+    first_s: float | None = None
+    last_s: float = 0.0
 
 
 @dataclass
@@ -51,7 +63,6 @@ class ClusterFeeder:
     Attributes:
         partition: how the job was cut; set by `feed`.
         counts: of each place.
-        num_steals, num_stolen: how often a place took from another, and how many requests.
     """
 
     def __init__(self, fleet: Fleet, window: int) -> None:
@@ -60,16 +71,22 @@ class ClusterFeeder:
         self._places = [_Place(slot) for slot in range(fleet.num_replicas)]
         self.counts = [PlaceCounts() for _ in self._places]
         self.partition: Partition | None = None
-        self._queue: WorkQueue  # set for each phase
+        self._queue: WorkQueue | None = None  # of the phase that runs
+        self._began = 0.0  # set by feed
         self._is_renewing = False
 
-    @property
-    def num_steals(self) -> int:
-        return self._queue.num_steals
-
-    @property
-    def num_stolen(self) -> int:
-        return self._queue.num_stolen
+    def record(self) -> dict[str, Any]:
+        """What there is to report of how the work was shared."""
+        ends = [counts.last_s for counts in self.counts]
+        mean_end = sum(ends) / len(ends)
+        return {
+            "places": [asdict(counts) for counts in self.counts],
+            "imbalance": max(ends) / mean_end - 1.0 if mean_end else 0.0,
+            "steals": self._queue.num_steals if self._queue else 0,
+            "stolen": self._queue.num_stolen if self._queue else 0,
+            "lost_tokens": self.partition.lost_tokens if self.partition else 0,
+            "lost_ratio": self.partition.lost_ratio if self.partition else 0.0,
+        }
 
     @property
     def num_retries(self) -> int:
@@ -84,19 +101,23 @@ class ClusterFeeder:
         on_phase: Callable[[Phase], None],
     ) -> None:
         """See `job.feeding.Feeder`."""
+        self._began = time.monotonic()
         if len(plan.sample):
             on_phase(Phase.SAMPLE)
-            self._queue = _evenly(plan, self._fleet.num_replicas)
-            await self._run_queue(run_one, is_stopping)
+            await self._run_queue(_evenly(plan, self._fleet.num_replicas), run_one, is_stopping)
         on_phase(Phase.PLAN)
-        self._queue = await asyncio.to_thread(self._plan, plan)
+        queue = await asyncio.to_thread(self._plan, plan)
         on_phase(Phase.RUN)
 
         async def run_renewed(row: int, ask: Ask) -> None:
             await self._renew(plan)
             await run_one(row, ask)
 
-        await self._run_queue(run_renewed, is_stopping)
+        telling = asyncio.create_task(self._tell_progress())
+        try:
+            await self._run_queue(queue, run_renewed, is_stopping)
+        finally:
+            telling.cancel()
 
     def wake(self) -> None:
         """See `job.feeding.Feeder`."""
@@ -139,33 +160,46 @@ class ClusterFeeder:
             finally:
                 self._is_renewing = False
 
-    async def _run_queue(self, run_one: RunOne, is_stopping: Callable[[], bool]) -> None:
+    async def _tell_progress(self) -> None:
+        """How the replicas do, now and then."""
+        before = [counts.num_done for counts in self.counts]
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
+            words = []
+            for slot, counts in enumerate(self.counts[:_MOST_TOLD]):
+                replica = self._fleet.at(slot)
+                load = replica.load if replica is not None else None
+                state = "not there" if replica is None else f"{load.num_running} running" if load else "busy"
+                pace = (counts.num_done - before[slot]) / PROGRESS_INTERVAL_S
+                words.append(f"{slot}: {counts.num_done} done, {pace:.1f} req/s, {state}")
+            more = f"; and {len(self.counts) - _MOST_TOLD} more" if len(self.counts) > _MOST_TOLD else ""
+            logger.info("Replicas: %s%s.", "; ".join(words), more)
+            before = [counts.num_done for counts in self.counts]
+
+    async def _run_queue(self, queue: WorkQueue, run_one: RunOne, is_stopping: Callable[[], bool]) -> None:
         """Until the queue is empty and nothing is at work."""
-        self._check_over()
+        self._queue = queue
         try:
             async with asyncio.TaskGroup() as group:
                 for place in self._places:
-                    group.create_task(self._serve(place, run_one, is_stopping))
+                    group.create_task(self._serve(place, queue, run_one, is_stopping))
         except BaseExceptionGroup as failures:  # the first failure cancelled the others
             first: BaseException = failures
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise first from failures
 
-    @property
-    def _is_over(self) -> bool:
-        return not self._queue.num_waiting and not any(place.num_held for place in self._places)
+    def _is_over(self, queue: WorkQueue) -> bool:
+        return not queue.num_waiting and not any(place.num_held for place in self._places)
 
-    def _check_over(self) -> None:
-        if self._is_over:
-            self.wake()
-
-    async def _serve(self, place: _Place, run_one: RunOne, is_stopping: Callable[[], bool]) -> None:
+    async def _serve(
+        self, place: _Place, queue: WorkQueue, run_one: RunOne, is_stopping: Callable[[], bool]
+    ) -> None:
         """Feed one replica after the other."""
-        while not (self._is_over or is_stopping()):
+        while not (self._is_over(queue) or is_stopping()):
             waiting = asyncio.create_task(self._fleet.replica(place.slot))
             try:
-                while not waiting.done() and not (self._is_over or is_stopping()):
+                while not waiting.done() and not (self._is_over(queue) or is_stopping()):
                     place.changed.clear()
                     change = asyncio.create_task(place.changed.wait())
                     await asyncio.wait([waiting, change], return_when=asyncio.FIRST_COMPLETED)
@@ -177,45 +211,55 @@ class ClusterFeeder:
                 waiting.cancel()
             if replica is None:
                 return
-            await self._feed_replica(place, replica, run_one, is_stopping)
+            await self._feed_replica(place, replica, queue, run_one, is_stopping)
 
     async def _feed_replica(
-        self, place: _Place, replica: Replica, run_one: RunOne, is_stopping: Callable[[], bool]
+        self,
+        place: _Place,
+        replica: Replica,
+        queue: WorkQueue,
+        run_one: RunOne,
+        is_stopping: Callable[[], bool],
     ) -> None:
         """Until it is lost, or all is done; returns when nothing of it is at work."""
         is_lost = False
+        counts = self.counts[place.slot]
 
         async def run(row: int) -> None:
             nonlocal is_lost
             try:
                 await run_one(row, replica.answer)
-                self.counts[place.slot].num_done += 1
+                counts.num_done += 1
+                counts.last_s = time.monotonic() - self._began
             except ReplicaLost:
                 is_lost = True
-                self.counts[place.slot].num_retries += 1
-                self._queue.give_back(place.slot, [row])
+                counts.num_retries += 1
+                queue.give_back(place.slot, [row])
                 self.wake()  # somebody idle may take it
             finally:
                 place.num_held -= 1
                 place.changed.set()
-                self._check_over()
+                if self._is_over(queue):
+                    self.wake()
 
         async with asyncio.TaskGroup() as group:
-            while not (is_lost or self._is_over or is_stopping()):
+            while not (is_lost or self._is_over(queue) or is_stopping()):
                 place.changed.clear()
-                if place.num_held < self._limit(replica):
-                    row = self._queue.take(place.slot)
+                if place.num_held < self._limit(replica, queue):
+                    row = queue.take(place.slot)
                     if row is not None:
                         place.num_held += 1
+                        if counts.first_s is None:
+                            counts.first_s = time.monotonic() - self._began
                         group.create_task(run(row))
                         continue
                 await self._change_or_a_second(place)
 
-    def _limit(self, replica: Replica) -> int:
+    def _limit(self, replica: Replica, queue: WorkQueue) -> int:
         return window_of(
             self._window,
             replica.load,
-            num_waiting=self._queue.num_waiting,
+            num_waiting=queue.num_waiting,
             num_replicas=self._fleet.num_replicas,
         )
 

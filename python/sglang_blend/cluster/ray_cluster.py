@@ -4,7 +4,7 @@
         launch = cluster.launch(slot, supervision)
         facts = await cluster.ready(launch)
 
-The only module that imports Ray, and only when a cluster is made.
+Imports Ray when a cluster is made, not before.
 """
 
 from __future__ import annotations
@@ -50,8 +50,13 @@ class RayCluster:
         is_ours: Ray was started for this job and ends with it.
     """
 
-    def __init__(self, config: ClusterConfig, engine_argv: Sequence[str]) -> None:
+    def __init__(
+        self, config: ClusterConfig, engine_argv: Sequence[str], worker: type[ReplicaWorker]
+    ) -> None:
         """Connect, or start Ray on this machine.
+
+        Args:
+            worker: what runs in the actors.
 
         Raises:
             ConfigError: Ray is not installed, the address leads nowhere, or this machine alone has not
@@ -64,7 +69,7 @@ class RayCluster:
                 "--replicas needs Ray, which is not installed: pip install 'sglang-blend[ray]'"
             ) from e
         self._ray = ray
-        self._config, self._argv = config, list(engine_argv)
+        self._config, self._argv, self._worker = config, list(engine_argv), worker
         self.is_ours = False
         self.dashboard = self._connect()
         self.resources = resources_of(
@@ -88,9 +93,10 @@ class RayCluster:
         """Disconnect; Ray that was started here stops."""
         self._ray.shutdown()
 
-    def put_prompts(self, token_ids: Any, offsets: Any) -> None:
-        """Put the prompts of the job into the object store, once for all replicas."""
+    def put_prompts(self, token_ids: Any, offsets: Any) -> int:
+        """Put the prompts of the job into the object store, once for all replicas; returns their bytes."""
         self._prompts = self._ray.put(token_ids), self._ray.put(offsets)
+        return int(token_ids.nbytes + offsets.nbytes)
 
     @property
     def prompts(self) -> tuple[Any, ...]:
@@ -194,40 +200,17 @@ class RayCluster:
         ray = self._ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        worker = ray.remote(_MeteredWorker)
-        return worker.options(
-            num_cpus=self.resources.num_cpus,
-            num_gpus=self.resources.num_gpus,
-            max_concurrency=1000,
-            max_restarts=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
-        ).remote(self._argv, supervision, slot, self.resources.num_threads)
-
-
-class _MeteredWorker(ReplicaWorker):
-    """A worker whose counters are Ray's: they are at its Prometheus endpoint."""
-
-    def __init__(
-        self,
-        engine_argv: Sequence[str],
-        supervision: SupervisorConfig,
-        slot: int,
-        num_threads: int | None,
-    ) -> None:
-        from ray.util.metrics import Counter
-
-        counters = {
-            name: Counter(f"sglang_blend_{name}", description=text, tag_keys=("replica",))
-            for name, text in (
-                ("requests", "requests answered"),
-                ("prompt_tokens", "prompt tokens of answered requests"),
-                ("cached_tokens", "prompt tokens that came from the radix cache"),
-                ("output_tokens", "tokens generated"),
+        return (
+            ray.remote(self._worker)
+            .options(
+                num_cpus=self.resources.num_cpus,
+                num_gpus=self.resources.num_gpus,
+                max_concurrency=1000,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
             )
-        }
-        for counter in counters.values():
-            counter.set_default_tags({"replica": str(slot)})
-        super().__init__(engine_argv, supervision, num_threads=num_threads, metrics=counters)
+            .remote(self._argv, supervision, slot=slot, num_threads=self.resources.num_threads)
+        )
 
 
 async def _result(reference: Any) -> Any:

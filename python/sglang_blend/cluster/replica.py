@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ class RayReplica:
     Attributes:
         facts: see `fleet.Replica`.
         num_restarts, num_retries: of the engine inside it.
+        num_sent_bytes, num_received_bytes: requests and answers, without the prompts' token ids.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class RayReplica:
         self.facts = facts
         self.load: ReplicaLoad | None = None
         self.num_answers = self.num_restarts = self.num_retries = 0
+        self.num_sent_bytes = self.num_received_bytes = 0
         self._actor, self._prompts = actor, prompts
         self._on_steps, self._release = on_steps, release
         self._waiting: dict[int, asyncio.Future[Answer | Failure]] = {}
@@ -110,14 +113,17 @@ class RayReplica:
         while True:
             await self._has_mail.wait()
             self._has_mail.clear()
-            lot, self._outbox = self._outbox, []
+            lot, self._outbox = pickle.dumps(self._outbox), []
+            self.num_sent_bytes += len(lot)
             await self._actor.submit.remote(lot)
 
     async def _hear(self) -> None:
         while True:
             self._take(await self._actor.report.remote(_REPORT_S))
 
-    def _take(self, report: Report) -> None:
+    def _take(self, lot: bytes) -> None:
+        report: Report = pickle.loads(lot)
+        self.num_received_bytes += len(lot)
         self.load = report.load
         self.num_restarts, self.num_retries = report.num_restarts, report.num_retries
         self.num_answers += len(report.done)

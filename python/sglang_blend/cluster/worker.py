@@ -1,8 +1,7 @@
 """One replica inside a Ray actor: an engine of its own, which it restarts when that dies by itself.
 
 The driver (`replica`) sends requests in lots and fetches answers in lots, so that Ray's cost is paid per lot.
-Token ids come once, as one array from Ray's object store; a request names its row. This module does not
-import Ray: `ray_cluster` makes an actor of the class.
+Token ids come once, as one array from Ray's object store; a request names its row.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pickle
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.core.cost import IntArray
 from sglang_blend.errors import EngineError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
+from sglang_blend.job.engine import Answer, EngineFacts, Failure, RunningEngine
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import log_to_stderr
@@ -43,6 +43,15 @@ class Order(NamedTuple):
     row: int
     line: BatchLine
     hints: dict[str, Any] | None
+
+
+class AnsweringEngine(RunningEngine, Protocol):
+    """What a replica needs of its engine; `processes.engine.OfflineEngine` is the real one."""
+
+    async def answer(
+        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
+    ) -> Answer | Failure:
+        """Run one request to its end."""
 
 
 @dataclass
@@ -73,21 +82,21 @@ class ReplicaWorker:
         engine_argv: Sequence[str],
         supervision: SupervisorConfig,
         *,
+        slot: int,
         num_threads: int | None = None,
-        metrics: dict[str, Any] | None = None,
     ) -> None:
         """Make a replica that has not started.
 
         Args:
+            slot: its number, for the metrics.
             num_threads: of each of its processes; None leaves that to SGLang.
-            metrics: counters by name, with `inc`.
         """
         log_to_stderr("warning")
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the CPUs of the actor
         if num_threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(num_threads)
         self._argv, self._supervision = list(engine_argv), supervision
-        self._metrics = metrics or {}
+        self._metrics = _counters(slot)
         self._dir = tempfile.TemporaryDirectory(prefix="sglang-blend-")
         self._log = Path(self._dir.name) / "engine.log"
         self._steps_file = Path(self._dir.name) / "steps.jsonl"
@@ -97,7 +106,16 @@ class ReplicaWorker:
         self._report = Report()
         self._news = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._engine: OfflineEngine  # set by start
+        self._engine: AnsweringEngine  # set by start
+
+    @staticmethod
+    def make_engine(
+        argv: Sequence[str], log: Path, steps_file: Path, supervision: SupervisorConfig
+    ) -> AnsweringEngine:
+        """The engine that answers."""
+        return OfflineEngine(
+            argv, log=log, stats_file=steps_file, num_prepare_workers=0, supervision=supervision
+        )
 
     async def pid(self) -> int:
         """Of this process."""
@@ -111,13 +129,7 @@ class ReplicaWorker:
             EngineError: the engine died at its start.
         """
         # In this thread, whose end would be that of the processes.
-        self._engine = OfflineEngine(
-            self._argv,
-            log=self._log,
-            stats_file=self._steps_file,
-            num_prepare_workers=0,
-            supervision=self._supervision,
-        )
+        self._engine = self.make_engine(self._argv, self._log, self._steps_file, self._supervision)
         await self._engine.__aenter__()
         self._run(self._watch_load())
         return self._engine.facts()
@@ -126,13 +138,13 @@ class ReplicaWorker:
         """All prompts of the job; `token_ids` is a view of Ray's object store, not a copy."""
         self._token_ids, self._offsets = token_ids, offsets
 
-    async def submit(self, orders: list[Order]) -> None:
-        """Run these requests too."""
-        for order in orders:
+    async def submit(self, lot: bytes) -> None:
+        """Run these requests too; a pickled list of `Order`."""
+        for order in pickle.loads(lot):
             self._run(self._answer(order))
 
-    async def report(self, wait_s: float) -> Report:
-        """What is new; waits so long for an answer at most."""
+    async def report(self, wait_s: float) -> bytes:
+        """What is new, a pickled `Report`; waits so long for an answer at most."""
         try:
             async with asyncio.timeout(wait_s):
                 await self._news.wait()
@@ -143,7 +155,7 @@ class ReplicaWorker:
         report, self._report = self._report, Report(load=self._report.load)
         report.steps = self._new_steps()
         report.num_restarts, report.num_retries = self._engine.num_restarts, self._engine.num_retries
-        return report
+        return pickle.dumps(report)
 
     async def server_info(self) -> list[dict[str, Any]]:
         """See `job.engine.Engine`."""
@@ -161,8 +173,8 @@ class ReplicaWorker:
         """End the engine; the process is ended by Ray."""
         for task in self._tasks:
             task.cancel()
-        await self._engine.__aexit__()
-        self._engine.__exit__()
+        await self._engine.__aexit__(None, None, None)
+        self._engine.__exit__(None, None, None)
         self._dir.cleanup()
 
     def _run(self, coroutine: Any) -> None:
@@ -182,8 +194,6 @@ class ReplicaWorker:
         self._news.set()
 
     def _count(self, answer: Answer | Failure) -> None:
-        if not self._metrics:
-            return
         self._metrics["requests"].inc()
         if isinstance(answer, Answer):
             for name in ("prompt_tokens", "cached_tokens", "output_tokens"):
@@ -214,3 +224,22 @@ class ReplicaWorker:
         whole = content[: content.rfind(b"\n") + 1]
         self._steps_at += len(whole)
         return whole
+
+
+def _counters(slot: int) -> dict[str, Any]:
+    """Ray's counters, which are at its Prometheus endpoint."""
+    from ray.util.metrics import Counter
+
+    texts = {
+        "requests": "requests answered",
+        "prompt_tokens": "prompt tokens of answered requests",
+        "cached_tokens": "prompt tokens that came from the radix cache",
+        "output_tokens": "tokens generated",
+    }
+    counters = {
+        name: Counter(f"sglang_blend_{name}", description=text, tag_keys=("replica",))
+        for name, text in texts.items()
+    }
+    for counter in counters.values():
+        counter.set_default_tags({"replica": str(slot)})
+    return counters

@@ -116,6 +116,9 @@ class RunningEngine(Engine, Protocol):
     def num_retries(self) -> int:
         """How often a request was sent again because the engine had died at it."""
 
+    def record(self) -> dict[str, Any]:
+        """What else there is to say of it in the record of a run, as JSON values."""
+
     def __enter__(self) -> RunningEngine: ...
 
     def __exit__(self, *exc: object) -> None: ...

@@ -207,6 +207,7 @@ class OfflineJob:
             "num_restarts": engine.num_restarts,
             "schedulers": self._schedulers,
             "engine_argv": without_secrets(self._engine_argv),
+            **engine.record(),
         }
         self._record.write(lambda: plan_facts(plan, text_of_row), end)
 
@@ -242,6 +243,7 @@ class OfflineJob:
             resumed_ok=self._earlier.ok,
             resumed_failed=self._earlier.failed,
             stopped_by=stopped_by.name if stopped_by and not self._complete else None,
+            num_replicas=made.engine_facts.num_replicas if made and made.engine_facts else 1,
             num_restarts=self._engine.num_restarts if self._engine else 0,
             num_retries=self._engine.num_retries if self._engine else 0,
             prompt_tokens=tally.prompt_tokens,
