@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # How often it is said what a replica waits for.
 _REMIND_S = 30.0
+_KNOCK_S = 10.0
 
 
 class Launch(NamedTuple):
@@ -142,22 +144,23 @@ class RayCluster:
 
     def _connect(self) -> str | None:
         ray = self._ray
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
-        address = self._config.ray_address
-        if address is None and "RAY_ADDRESS" not in os.environ:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+        address = self._config.ray_address or os.environ.get("RAY_ADDRESS")
+        if address is None:
             try:
                 context = ray.init(address="auto", **options)
             except ConnectionError:
                 logger.info("No Ray cluster is here; starting Ray for this job.")
                 self.is_ours = True
-                context = ray.init(address="local", include_dashboard=None, **options)
+                context = ray.init(address="local", **options)
         else:
             try:
+                _knock(address)
                 context = ray.init(address=address, **options)
             except Exception as e:  # Ray raises many kinds
                 raise ConfigError(
-                    f"--ray-address {address or os.environ['RAY_ADDRESS']}: no Ray cluster answers there "
-                    f"({reason_of(e)}); `ray status` on its head node says whether it runs."
+                    f"--ray-address {address}: no Ray cluster answers there ({reason_of(e)}); `ray status` on "
+                    "its head node says whether it runs."
                 ) from e
         url = getattr(context, "dashboard_url", None)
         return f"http://{url}" if url else None
@@ -211,6 +214,17 @@ class RayCluster:
             )
             .remote(self._argv, supervision, slot=slot, num_threads=self.resources.num_threads)
         )
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at host:port or ray://host:port; Ray itself would ask for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 async def _result(reference: Any) -> Any:
