@@ -152,6 +152,8 @@ class RayCluster:
             except ConnectionError:
                 logger.info("No Ray cluster is here; starting Ray for this job.")
                 self.is_ours = True
+                # Ray would run its workers at the lowest priority, and with them the engines.
+                os.environ.setdefault("RAY_worker_niceness", "0")
                 context = ray.init(address="local", **options)
         else:
             try:
