@@ -161,8 +161,8 @@ class RayCluster:
                 context = ray.init(address=address, **options)
             except Exception as e:  # Ray raises many kinds
                 raise ConfigError(
-                    f"--ray-address {address}: no Ray cluster answers there ({reason_of(e)}); `ray status` on "
-                    "its head node says whether it runs."
+                    f"--ray-address {address}: no Ray cluster answers there ({reason_of(e)}); `ray status` "
+                    "on its head node says whether it runs."
                 ) from e
         url = getattr(context, "dashboard_url", None)
         return f"http://{url}" if url else None

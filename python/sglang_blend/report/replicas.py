@@ -92,8 +92,8 @@ def _table(job: JobRecord, facts: dict[str, Any]) -> Table:
         head=head,
         align="r" * len(head),
         rows=rows,
-        note="Tokens and steps are those that the replica could still tell; one that was killed takes its last "
-        "second with it.",
+        note="Tokens and steps are those that the replica could still tell; one that was killed takes its "
+        "last second with it.",
     )
 
 
@@ -121,14 +121,14 @@ def _chart(job: JobRecord) -> list[Chart]:
     }
     every = _BINS // _TABLE_ROWS
     rows: list[tuple[Cell, ...]] = [
-        (f"{columns['t'][place]:.4g}", *(units.count(columns[each.field][place]) for each in series))
+        (f"{columns['t'][place]:.4g}", *(units.count(float(values[each.field][place])) for each in series))
         for place in range(0, _BINS, every)
     ]
     return [
         Chart(
             title="Requests on each replica",
-            caption="Requests that run at once. The replicas should thin out together: one that runs on alone "
-            "at the end is what the others had to wait for.",
+            caption="Requests that run at once. The replicas should thin out together: one that runs on "
+            "alone at the end is what the others had to wait for.",
             spec=charts.over_time(
                 series, y_title="requests", x_title=f"time, {unit}", duration=(end - begin) / scale
             ),
