@@ -12,8 +12,10 @@ from typing import Any
 
 from sglang_blend.errors import EngineError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure, Prepared
+from sglang_blend.job.feeding import WindowFeeder
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
+from sglang_blend.job.spool import RequestSpool
 
 
 class EchoEngine:
@@ -72,6 +74,9 @@ class EchoEngine:
             )
         ids = [self._words.setdefault(word, len(self._words)) for word in prompt.split()]
         return Prepared(ids, 8, False, line.body.get("lora_path", ""))
+
+    def feeder(self, spool: RequestSpool, window: int) -> WindowFeeder:
+        return WindowFeeder(lambda row, line, hints: self.answer(line, spool.token_ids(row), hints), window)
 
     async def answer(
         self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None

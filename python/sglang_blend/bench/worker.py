@@ -114,7 +114,7 @@ async def _run(
         await run_planned(
             batch, engine, spool, plan,
             results,  # type: ignore[arg-type]
-            progress, window=window, stop=Stop(), drain_timeout_s=0, send_hints=planned,
+            progress, feeder=engine.feeder(spool, window), stop=Stop(), drain_timeout_s=0, send_hints=planned,
         )  # fmt: skip
     wall_s = time.monotonic() - start
     after = await _totals(engine)

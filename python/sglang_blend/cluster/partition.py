@@ -22,6 +22,7 @@ parts, where parts that are samples make it 3.6 times.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def cut(workload: Workload, config: PlanConfig, shares: Sequence[float]) -> Part
 
     Args:
         workload: the job; its cost model says what compute and memory time are.
-        config: of the plan; `unit_work_ratio`, `sharing_loss` and `seed` count here.
+        config: of the plan; the size of units, `sharing_loss` and `seed` count here.
         shares: (N,) of the work, in any unit, above 0: the speed of each replica.
 
     Returns:
@@ -84,6 +85,7 @@ def cut(workload: Workload, config: PlanConfig, shares: Sequence[float]) -> Part
         PlanError: no shares, or one that is not above 0.
     """
     weight = np.asarray(shares, np.float64)
+    config = replace(config, num_replicas=max(len(weight), 1))
     if not len(weight) or not (np.isfinite(weight) & (weight > 0)).all():
         raise PlanError(f"the shares are {list(shares)}; one number above 0 for each replica is needed")
     tree = workload.tree
@@ -102,7 +104,7 @@ def _cut_within(workload: Workload, config: PlanConfig, weight: FloatArray, budg
     part = np.zeros(tree.n, np.int64)
     compute, memory = _loads(workload)
     if tree.n and len(weight) > 1:
-        leaves = _shuffled_units(workload, config, len(weight), budget)
+        leaves = _shuffled_units(workload, config, budget)
         shared = np.zeros(tree.n, np.int64)
         shared[1:] = lowest_between(tree.lcp, leaves[:-1], leaves[1:])
         parts = part[leaves]
@@ -117,12 +119,12 @@ def _cut_within(workload: Workload, config: PlanConfig, weight: FloatArray, budg
     )
 
 
-def _shuffled_units(workload: Workload, config: PlanConfig, num_parts: int, budget: float) -> IntArray:
+def _shuffled_units(workload: Workload, config: PlanConfig, budget: float) -> IntArray:
     """(n,) int64, leaves, unit after unit."""
     tree = workload.tree
     if workload.cost is None:
         return np.arange(tree.n)
-    units = cut_by_work(workload, config.unit_work_ratio / num_parts, budget)
+    units = cut_by_work(workload, config.unit_work_of_part_ratio, budget)
     key = np.random.default_rng(config.seed).random(units.num_units)
     return np.argsort(key[units.of_leaf], kind="stable")
 

@@ -9,6 +9,9 @@ from typing import Any
 from sglang_blend.errors import PlanError
 
 
+_LEAST = {"page_size": 1, "min_samples": 1, "min_left_requests": 1, "num_replicas": 1, "seed": 0}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
     """How to plan a job. The same requests, config and seed give the same schedule, byte for byte.
@@ -31,6 +34,7 @@ class PlanConfig:
         early_tail: dual-scan starts long right requests early enough to end with the job; the paper does not.
         occupancy_ratio: part of the KV pool that a running job fills on average.
         unit_work_ratio: stationary: largest share of the job's work in a unit that stays together.
+        num_replicas: engines that the job is cut for; units are so much smaller.
         min_blend_gain: auto: smallest gain that full overlap must promise before it plans more than dfs.
     """
 
@@ -48,6 +52,7 @@ class PlanConfig:
     early_tail: bool = True
     occupancy_ratio: float = 0.85
     unit_work_ratio: float = 0.01
+    num_replicas: int = 1
     min_blend_gain: float = 0.02
 
     def __post_init__(self) -> None:
@@ -63,7 +68,7 @@ class PlanConfig:
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise PlanError(f"{name} is {value}; a share from 0 to 1 is allowed")
-        for name, least in (("page_size", 1), ("min_samples", 1), ("min_left_requests", 1), ("seed", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value < least:
                 raise PlanError(f"{name} is {value}; {least} or more is allowed")
@@ -71,6 +76,11 @@ class PlanConfig:
             raise PlanError(f"right_class_ratio is {self.right_class_ratio}; 1 or more is allowed")
         if self.occupancy_ratio == 0.0:
             raise PlanError("occupancy_ratio is 0; a share above 0 is needed, such as 0.85")
+
+    @property
+    def unit_work_of_part_ratio(self) -> float:
+        """`unit_work_ratio` of a replica's part, as a share of the whole job."""
+        return self.unit_work_ratio / self.num_replicas
 
     def to_json(self) -> dict[str, Any]:
         """The config as JSON values, for the schedule file."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
+
+if TYPE_CHECKING:
+    from sglang_blend.job.feeding import Feeder
+    from sglang_blend.job.spool import RequestSpool
 
 TokenIds = Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int32]]
 
@@ -48,6 +52,7 @@ class EngineFacts(NamedTuple):
         max_running_requests: requests that the running batch may hold.
         takes_hints: its schedule policy executes a plan.
         shares_reads: its attention reads KV that requests share once a decode step.
+        num_replicas: engines like this one that answer together.
     """
 
     model_config: dict[str, Any]
@@ -58,6 +63,7 @@ class EngineFacts(NamedTuple):
     max_running_requests: int
     takes_hints: bool
     shares_reads: bool = False
+    num_replicas: int = 1
 
 
 class Failure(NamedTuple):
@@ -68,7 +74,7 @@ class Failure(NamedTuple):
 
 
 class Engine(Protocol):
-    """Prepares and answers requests; many `answer` calls run at once in one event loop."""
+    """Prepares and answers requests."""
 
     def facts(self) -> EngineFacts:
         """What planning needs to know; once the engine is ready."""
@@ -76,16 +82,12 @@ class Engine(Protocol):
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
         """Check each body and tokenize it, without running it; in the order of `lines`."""
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
-        """Run one request to its end. `token_ids` are those that `prepare` returned.
+    def feeder(self, spool: RequestSpool, window: int) -> Feeder:
+        """Hands requests to it; once the engine is ready.
 
         Args:
-            hints: what the plan says about the request (`scheduling.hints`), for the scheduler.
-
-        Raises:
-            EngineError: the engine died for good; no request can be answered any more.
+            spool: the prompts, by row.
+            window: requests that an engine holds at a time.
         """
 
     async def server_info(self) -> list[dict[str, Any]]:
@@ -119,7 +121,7 @@ class RunningEngine(Engine, Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     async def __aenter__(self) -> RunningEngine:
-        """Wait until it can answer; what calls `answer` stands inside.
+        """Wait until it can answer; what feeds it stands inside.
 
         Raises:
             EngineError: it did not start.

@@ -1,12 +1,21 @@
-"""Feeds requests to an engine in a given order, a bounded number of them at a time."""
+"""Feeds requests to an engine in a given order, a bounded number of them at a time.
+
+`Feeder` is what a job needs of this; `WindowFeeder` feeds one engine, `cluster.feeder` many.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
+from typing import Any, Protocol
 
+from sglang_blend.job.engine import Answer, Failure
+from sglang_blend.job.input import BatchLine
 from sglang_blend.job.planning import JobPlan
+
+# Asks an engine for the answer to a row of the plan: its line, and what it carries to the scheduler.
+Ask = Callable[[int, BatchLine, dict[str, Any] | None], Awaitable[Answer | Failure]]
 
 
 class Phase(Enum):
@@ -15,6 +24,53 @@ class Phase(Enum):
     SAMPLE = "sampling output lengths"
     PLAN = "planning"
     RUN = "running"
+
+
+class Feeder(Protocol):
+    """Hands the requests of a job to where they run."""
+
+    async def feed(
+        self,
+        plan: JobPlan,
+        run_one: Callable[[int, Ask], Awaitable[None]],
+        is_stopping: Callable[[], bool],
+        on_phase: Callable[[Phase], None],
+    ) -> None:
+        """Run the plan's sample, make the plan, run the rest; returns when all that were started have ended.
+
+        Args:
+            run_one: gets a row of the plan and whom to ask.
+            is_stopping: no more are started once it is true.
+            on_phase: told when a phase begins.
+
+        Raises:
+            EngineError: no engine can answer any more.
+        """
+
+    def wake(self) -> None:
+        """`is_stopping` has become true."""
+
+
+class WindowFeeder:
+    """A `Feeder` of one engine, which holds at most `window` requests at a time."""
+
+    def __init__(self, ask: Ask, window: int) -> None:
+        self._ask = ask
+        self._free = asyncio.Semaphore(window)
+
+    async def feed(
+        self,
+        plan: JobPlan,
+        run_one: Callable[[int, Ask], Awaitable[None]],
+        is_stopping: Callable[[], bool],
+        on_phase: Callable[[Phase], None],
+    ) -> None:
+        """See `Feeder`."""
+        await feed_planned(plan, lambda row: run_one(row, self._ask), self._free, is_stopping, on_phase)
+
+    def wake(self) -> None:
+        """See `Feeder`."""
+        self._free.release()
 
 
 def _never() -> bool:

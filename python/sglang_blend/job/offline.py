@@ -172,7 +172,7 @@ class OfflineJob:
                     with self._timed("generate"), Progress("planning", len(spool)) as progress:
                         await run_planned(
                             batch, engine, spool, plan, results, progress,
-                            window=self._config.window_for(facts.max_running_requests),
+                            feeder=engine.feeder(spool, self._config.window_for(facts.max_running_requests)),
                             stop=self._stop,
                             drain_timeout_s=self._config.drain_timeout,
                             record=self._record,

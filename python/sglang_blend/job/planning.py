@@ -62,11 +62,12 @@ class JobPlan:
             facts: of the engine; None leaves only orders that need no cost model.
         """
         page_size = 1 if facts is None else facts.page_size
-        self._config = PlanConfig(order=order, seed=seed, page_size=page_size)
-        self._cost = None if facts is None else _cost(facts)
+        self._num_replicas = 1 if facts is None else facts.num_replicas
+        self.config = PlanConfig(order=order, seed=seed, page_size=page_size, num_replicas=self._num_replicas)
+        self._cost = None if facts is None else cost_of(facts)  # of one replica
         self._table = table
         self.tree = build_prefix_tree(table, page_size=page_size)
-        self._lengths = OutputLengths(table, self.tree, self._config)
+        self._lengths = OutputLengths(table, self.tree, self.config)
         self._num_observed, self._num_at_renewal = 0, 0
         self.sample, self.sample_skipped = self._choose_sample()
         self._hints: PlannedHints | None = None
@@ -90,14 +91,15 @@ class JobPlan:
 
     @property
     def cost(self) -> CostModel | None:
-        """The cost model it was made with."""
+        """The cost model of one replica."""
         return self._cost
 
     def make(self) -> None:
         """Plan with what has been observed so far; seconds for a million requests."""
         started = time.monotonic()
         lengths = self._lengths.estimate()
-        workload = Workload(table=self._table, tree=self.tree, lengths=lengths, cost=self._cost)
+        cost = None if self._cost is None else self._cost.with_pools(self._num_replicas)
+        workload = Workload(table=self._table, tree=self.tree, lengths=lengths, cost=cost)
         predictor = self._predictor()
 
         def predict(schedule: Schedule) -> float:
@@ -106,8 +108,8 @@ class JobPlan:
 
         self._schedule = make_schedule(
             self._table,
-            self._cost,
-            self._config,
+            cost,
+            self.config,
             predict=None if predictor is None else predict,
             workload=workload,
         )
@@ -147,7 +149,8 @@ class JobPlan:
         observed, planned = self._lengths.observed, self.schedule.est_output_len
         output_len = np.where(np.isnan(observed), planned, np.nan_to_num(observed)).astype(np.int64)
         job = SimulatedJob.from_table(self._table, output_len, tree=self.tree)
-        return bounds_of(job.tree, output_len, self._cost, ENGINE.interference)
+        whole = bounds_of(job.tree, output_len, self._cost, ENGINE.interference)
+        return whole.on_replicas(self._num_replicas)
 
     def _predictor(self) -> MakespanPredictor | None:
         if not isinstance(self._cost, RooflineCost):
@@ -158,7 +161,8 @@ class JobPlan:
             ENGINE,
             tree=self.tree,
             max_requests=_SIMULATED,
-            seed=self._config.seed,
+            seed=self.config.seed,
+            num_replicas=self._num_replicas,
         )
 
     def work(self, row: int) -> float:
@@ -210,13 +214,14 @@ class JobPlan:
             return none, "every output length is fixed"
         if num_unknown < LEAST_TO_SAMPLE:
             return none, f"only {num_unknown} requests of unknown length; the scheduler learns as they finish"
-        if self._config.order in ("fcfs", "random", "dfs"):
-            return none, f"order {self._config.order} does not look at lengths"
-        rng = np.random.default_rng(self._config.seed)
-        return choose_sample(self._table, self.tree, self._config.sample_ratio, rng), ""
+        if self.config.order in ("fcfs", "random", "dfs"):
+            return none, f"order {self.config.order} does not look at lengths"
+        rng = np.random.default_rng(self.config.seed)
+        return choose_sample(self._table, self.tree, self.config.sample_ratio, rng), ""
 
 
-def _cost(facts: EngineFacts) -> RooflineCost | None:
+def cost_of(facts: EngineFacts) -> RooflineCost | None:
+    """What a running engine takes, by its model and device; None where its model's shape is not understood."""
     return cost_of_engine(
         facts.model_config,
         facts.device_name,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 
 from sglang_blend.job.engine import Engine, Failure
-from sglang_blend.job.feeding import Phase, feed_planned
+from sglang_blend.job.feeding import Ask, Feeder, Phase
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
@@ -47,7 +47,7 @@ async def run_planned(
     results: Results,
     progress: Progress,
     *,
-    window: int,
+    feeder: Feeder,
     stop: Stop,
     drain_timeout_s: float,
     send_hints: bool = True,
@@ -55,18 +55,18 @@ async def run_planned(
 ) -> None:
     """Run the sample, plan, run the rest in planned order; write each request as it finishes.
 
-    At most `window` requests are with the engine at a time. When `stop` hears a signal, no more are started
+    When `stop` hears a signal, no more are started
     and those in flight have `drain_timeout_s` to finish; at the second signal they are given up. Then some
     requests have no record, which is all the caller sees of it.
 
     Args:
+        feeder: hands the requests to the engine, or to several.
         record: notes what the report tells of each request.
 
     Raises:
         EngineError: the engine died for good; what had finished is written.
     """
     loop = asyncio.get_running_loop()
-    free = asyncio.Semaphore(window)
     limit = asyncio.timeout(None)
 
     def is_stopping() -> bool:
@@ -78,14 +78,14 @@ async def run_planned(
             return
         logger.info("Stopping: waiting %.0f s at most for what is in flight.", drain_timeout_s)
         limit.reschedule(loop.time() + drain_timeout_s)
-        free.release()  # wakes `feed`, should it be waiting
+        feeder.wake()
 
-    async def run_one(row: int) -> None:
+    async def run_one(row: int, ask: Ask) -> None:
         offset, number = spool.position(row)
         line = batch.line(offset, number)
         hints = plan.hints(row)
         submitted = time.monotonic()
-        answer = await engine.answer(line, spool.token_ids(row), hints if takes_hints else None)
+        answer = await ask(row, line, hints if takes_hints else None)
         if isinstance(answer, Failure):
             results.fail(line, answer)
             progress.add(work=plan.work(row))
@@ -109,7 +109,7 @@ async def run_planned(
     try:
         with stop.calls(on_signal):
             async with limit:
-                await feed_planned(plan, run_one, free, is_stopping, on_phase)
+                await feeder.feed(plan, run_one, is_stopping, on_phase)
     except TimeoutError:
         logger.info("What was still in flight is given up.")
     finally:

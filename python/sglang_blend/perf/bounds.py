@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,15 @@ class Bounds:
     memory_s: float
     weight_s: float
     interference: float
+
+    def on_replicas(self, num_replicas: int) -> Bounds:
+        """The same work shared by so many engines."""
+        return replace(
+            self,
+            compute_s=self.compute_s / num_replicas,
+            memory_s=self.memory_s / num_replicas,
+            weight_s=self.weight_s / num_replicas,
+        )
 
     @property
     def optimum_s(self) -> float:

@@ -44,6 +44,7 @@ class MakespanPredictor:
         output_len: (n,) int64, true output lengths; None takes each schedule's estimates for the truth.
         max_requests: larger jobs are sampled, unless a sample would have to be most of the job.
         seed: of the sample.
+        num_replicas: engines that share the job; each is taken to run a random part of its subtrees.
     """
 
     def __init__(
@@ -56,12 +57,16 @@ class MakespanPredictor:
         output_len: IntArray | None = None,
         max_requests: int = 20_000,
         seed: int = 0,
+        num_replicas: int = 1,
     ) -> None:
         self._cost, self._engine = cost, engine
         self._known_len = output_len
         tree = build_prefix_tree(table) if tree is None else tree
         self._job = SimulatedJob.from_table(table, table.max_new_tokens, tree=tree)
-        self._drawn = _draw_rows(tree, np.random.default_rng(seed)) if table.n > max_requests else None
+        self._part_size = -(-table.n // num_replicas)
+        whole = self._part_size == table.n and table.n <= max_requests
+        self._drawn = None if whole else _draw_rows(tree, np.random.default_rng(seed))
+        self._num_replicas = num_replicas
         self._max_requests = max_requests
 
     def sample_size(self, schedule: Schedule) -> int | None:
@@ -73,7 +78,9 @@ class MakespanPredictor:
         token_steps = (job.tree.prompt_len * output + output * output / 2.0)[self._drawn]
         enough = _LIVES * float(np.quantile(output, 0.99)) * self._cost.kv_pool_tokens
         num = max(self._max_requests, int(np.searchsorted(np.cumsum(token_steps), enough)) + 1)
-        return None if num > _MOST_SAMPLED_RATIO * job.n else num
+        if num <= _MOST_SAMPLED_RATIO * self._part_size:
+            return num
+        return None if self._num_replicas == 1 else self._part_size
 
     def __call__(self, schedule: Schedule) -> float:
         """Seconds that the schedule is predicted to take."""
@@ -81,13 +88,16 @@ class MakespanPredictor:
         size = self.sample_size(schedule)
         if size is None or self._drawn is None:
             return simulate_schedule(job, schedule, self._cost, self._engine).makespan_s
+        if size == self._part_size:
+            part = _restrict(job, schedule, np.sort(self._drawn[:size]))
+            return simulate_schedule(*part, self._cost, self._engine).makespan_s
         rows = (np.sort(self._drawn[:size]), np.sort(self._drawn[: size // 2]))
         whole, half = (_restrict(job, schedule, part) for part in rows)
         seconds = [simulate_schedule(*part, self._cost, self._engine).makespan_s for part in (whole, half)]
         work = [self._work_s(part) for part in (job, whole[0], half[0])]
         pace = (seconds[0] - seconds[1]) / (work[1] - work[2]) if work[1] > work[2] else seconds[0] / work[1]
         # No engine is faster than the optimum, which is at least half of compute + memory.
-        return seconds[0] + (work[0] - work[1]) * max(pace, 0.5)
+        return seconds[0] + (work[0] / self._num_replicas - work[1]) * max(pace, 0.5)
 
     def simulation(self, schedule: Schedule) -> Simulation:
         """The whole job's record, however large the job is."""

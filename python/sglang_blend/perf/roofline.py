@@ -7,7 +7,7 @@ attention term.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -95,6 +95,13 @@ class RooflineCost:
         if self.pool_tokens is not None:
             return self.pool_tokens
         return int(self._kv_memory_bytes() / self.shape.kv_bytes_per_token(self.tp_size))
+
+    def with_pools(self, num_replicas: int) -> RooflineCost:
+        """As one engine with the KV pools of so many, for plans in the time scale of a part of the job.
+
+        Compute and memory time stay those of one replica, so densities do too.
+        """
+        return replace(self, pool_tokens=num_replicas * self.kv_pool_tokens)
 
     @property
     def shares_reads(self) -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 
 from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure, Prepared
+from sglang_blend.job.feeding import Feeder, WindowFeeder
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
+from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.processes.engine_run import EngineRun
 from sglang_blend.processes.nursery import Nursery
@@ -99,10 +101,26 @@ class OfflineEngine:
         """See `job.engine.Engine`."""
         return self._supervisor.facts()
 
+    def feeder(self, spool: RequestSpool, window: int) -> Feeder:
+        """See `job.engine.Engine`."""
+
+        async def ask(row: int, line: BatchLine, hints: dict[str, Any] | None) -> Answer | Failure:
+            return await self.answer(line, spool.token_ids(row), hints)
+
+        return WindowFeeder(ask, window)
+
     async def answer(
         self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
     ) -> Answer | Failure:
-        """See `job.engine.Engine`."""
+        """Run one request to its end; many run at once in one event loop.
+
+        Args:
+            token_ids: those that `prepare` returned.
+            hints: what the plan says about the request (`scheduling.hints`), for the scheduler.
+
+        Raises:
+            EngineError: the engine died for good; no request can be answered any more.
+        """
         return await self._supervisor.answer(line, token_ids, hints)
 
     async def server_info(self) -> list[dict[str, Any]]:

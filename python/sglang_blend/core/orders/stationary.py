@@ -34,7 +34,7 @@ def stationary(workload: Workload, config: PlanConfig, rng: np.random.Generator)
     factor = tail_factor(workload.leaf_output_len, expected_steps(workload, config))
 
     def place(budget: float) -> Placement:
-        units = cut_by_work(workload, config.unit_work_ratio, budget)
+        units = cut_by_work(workload, config.unit_work_of_part_ratio, budget)
         first_leaf = np.full(units.num_units, tree.n, np.int64)
         np.minimum.at(first_leaf, units.of_leaf, np.arange(tree.n))
         lowest = np.ones(units.num_units)
