@@ -1,4 +1,4 @@
-"""The cut of a job: every request in one part, equal loads or the shares asked for, and little sharing lost."""
+"""The cut of a job: each request in one part, equal loads or the shares asked for, little sharing lost."""
 
 import time
 
@@ -23,11 +23,12 @@ SHARES = st.one_of(
 
 
 def cut_table(
-    table: RequestTable, shares: list[float], *, cost: ToyCost | None = ToyCost(), **config: float
+    table: RequestTable, shares: list[float], *, has_cost: bool = True, **config: float
 ) -> Partition:
     """The parts of a table on the toy machine."""
     settings = PlanConfig(**config)
-    return cut(make_workload(table, cost, settings), settings, shares)
+    workload = make_workload(table, ToyCost() if has_cost else None, settings)
+    return cut(workload, settings, shares)
 
 
 def naive_unique_tokens(table: RequestTable, page_size: int) -> int:
@@ -71,7 +72,7 @@ def grouped_table(num: int, seed: int = 0, *, num_groups: int = 40) -> RequestTa
 def test_each_request_is_in_one_part_and_the_loads_add_up(
     table: RequestTable, shares: list[float], page_size: int, has_cost: bool
 ) -> None:
-    """Parts are numbered as the shares, and their loads are those of the job, with a cost model or without."""
+    """Parts are numbered as the shares, and their loads add up, with a cost model or without."""
     cost = ToyCost() if has_cost else None
     workload = make_workload(table, cost, PlanConfig(page_size=page_size))
     parts = cut(workload, PlanConfig(page_size=page_size), shares)
@@ -92,7 +93,7 @@ def test_lost_tokens_are_those_that_each_part_counts_for_itself(
     table: RequestTable, shares: list[float], page_size: int, has_cost: bool
 ) -> None:
     """A trie for each part, token by token: together they hold the tokens of the whole and the lost ones."""
-    parts = cut_table(table, shares, cost=ToyCost() if has_cost else None, page_size=page_size)
+    parts = cut_table(table, shares, has_cost=has_cost, page_size=page_size)
     alone = sum(
         naive_unique_tokens(rows_of(table, np.flatnonzero(parts.of_row == part).tolist()), page_size)
         for part in range(len(shares))
@@ -104,7 +105,10 @@ def test_lost_tokens_are_those_that_each_part_counts_for_itself(
 
 
 @given(
-    table=tables(max_requests=40), shares=SHARES, has_cost=st.booleans(), loss=st.sampled_from([0.0, 0.01, 0.3])
+    table=tables(max_requests=40),
+    shares=SHARES,
+    has_cost=st.booleans(),
+    loss=st.sampled_from([0.0, 0.01, 0.3]),
 )
 @settings(max_examples=300, deadline=None)
 def test_sharing_lost_is_the_budget_and_a_path_for_each_end_of_a_part(
@@ -234,7 +238,7 @@ def test_shares_that_make_no_sense_are_refused(shares: list[float]) -> None:
 
 
 def test_200_000_requests_are_cut_into_512_parts() -> None:
-    """Equal loads, little lost, in a few seconds of processor time (the bound leaves room for a busy machine)."""
+    """Equal loads and little lost, in seconds of processor time; the bound leaves room for a busy machine."""
     config = PlanConfig()
     workload = make_workload(grouped_table(200_000, num_groups=500), ToyCost(), config)
     assert workload.node_load.memory_s[0] > 0  # what planning needs in any case is not the cut's time

@@ -1,4 +1,4 @@
-"""The queue that replicas take from: nothing lost, planned order, whole units from the far end, nobody idle."""
+"""The queue that replicas take from: nothing lost, planned order, whole units stolen, nobody idle."""
 
 import numpy as np
 import pytest

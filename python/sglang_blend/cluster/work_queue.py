@@ -4,9 +4,9 @@
     row = queue.take(replica)            # None: nothing waits anywhere
     queue.give_back(replica, rows)       # the replica died at them
 
-An idle replica takes from the far end of the part that has most time left, whole units (subtrees that the plan
-keeps together), until it has its fair share of what is left there; the owner goes on at the near end. Where one
-unit is all that is left it is divided, so that the last minutes never wait for one replica.
+An idle replica takes from the far end of the part that has most time left, whole units (subtrees that the
+plan keeps together), until it has its fair share of what is left there; the owner goes on at the near end.
+Where one unit is all that is left it is divided, so that the last minutes never wait for one replica.
 """
 
 from __future__ import annotations
