@@ -9,7 +9,7 @@ Every record is appended when it is done and skipped when it is there, so a run 
 again. Jobs are the paper's four main traces; all engines are as in bench_simulator.py: overlap, Llama-3.1-8B,
 A100-80, peak admission, the balanced token budget, output lengths known from a 1% sample. Strong: the job's
 optimum takes --optimum-s on one replica. Weak: --per-replica requests for each replica. Speedup is work a
-second against one replica, where a job's work is its optimum; of the same job, that is the ratio of makespans.
+second against one replica, where a job's work is its optimum; for one job that is the ratio of makespans.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ class WorkQueue:
     def take(self, replica: int) -> int | None:
         """The next request for a replica; None when nothing waits anywhere."""
         row = self.take_own(replica)
-        if row is None and self._steal(replica):
+        if row is None and self.num_waiting:
+            self._steal(replica)
             return self.take_own(replica)
         return row
 
@@ -91,15 +92,12 @@ class WorkQueue:
         self.num_waiting += len(returned)
         self._left[replica] += float(self._work[returned].sum())
 
-    def _steal(self, thief: int) -> bool:
-        """Take from the part with most time left; whether there was anything."""
+    def _steal(self, thief: int) -> None:
+        """Take from the part with most time left; there is one."""
         owner = max(range(len(self._rows)), key=lambda other: (self.left_s(other), len(self._rows[other])))
+        if not self._rows[owner]:  # what waits costs nothing by the plan, but it waits
+            owner = next(other for other, rows in enumerate(self._rows) if rows)
         owned = self._rows[owner]
-        if not owned:  # what waits costs nothing by the plan, but it waits
-            owner = next((other for other, rows in enumerate(self._rows) if rows), thief)
-            owned = self._rows[owner]
-            if not owned:
-                return False
         rows = np.array(owned, np.int64)
         fair = self._rates[thief] / (self._rates[thief] + self._rates[owner])
         taken = _far_units(self._unit[rows], self._work[rows], fair)
@@ -109,7 +107,6 @@ class WorkQueue:
         self._left[thief], self._left[owner] = moved, self._left[owner] - moved
         self.num_steals += 1
         self.num_stolen += int(taken.sum())
-        return True
 
 
 def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
