@@ -113,8 +113,8 @@ def _cut_within(workload: Workload, config: PlanConfig, weight: FloatArray, budg
         part[leaves] = parts
     return Partition(
         of_row=part[tree.leaf_of_row],
-        compute_s=np.bincount(part, compute, len(weight)),
-        memory_s=np.bincount(part, memory, len(weight)),
+        compute_s=np.bincount(part, compute, len(weight)).astype(np.float64),
+        memory_s=np.bincount(part, memory, len(weight)).astype(np.float64),
         lost_tokens=_unique_tokens(tree, part) - tree.num_unique_tokens,
         unique_tokens=tree.num_unique_tokens,
     )
@@ -148,14 +148,20 @@ class _Stretch(NamedTuple):
         """Less `[start, end)`; what comes after it now follows what came before it, with which it shares at
         least what all between them share.
         """
-        rest = _Stretch(*(np.concatenate([column[:start], column[end:]]) for column in self))
+        keep = np.r_[0:start, end : len(self.place)]
+        rest = _Stretch(self.place[keep], self.shared[keep], self.compute[keep], self.memory[keep])
         if start < len(rest.place):
             rest.shared[start] = self.shared[start : end + 1].min() if start else 0
         return rest
 
     def only(self, start: int, end: int) -> _Stretch:
         """`[start, end)` alone."""
-        piece = _Stretch(*(column[start:end].copy() for column in self))
+        piece = _Stretch(
+            self.place[start:end],
+            self.shared[start:end].copy(),
+            self.compute[start:end],
+            self.memory[start:end],
+        )
         piece.shared[:1] = 0
         return piece
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.cost import FloatArray, IntArray
 
@@ -109,7 +110,7 @@ class WorkQueue:
         self.num_stolen += int(taken.sum())
 
 
-def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _far_units(unit: IntArray, work: FloatArray, share: float) -> NDArray[np.bool_]:
     """Which of the rows to take: whole units from the beginning, with about this share of the work.
 
     Args:
@@ -118,7 +119,7 @@ def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tup
     distinct, first, of_row = np.unique(unit, return_index=True, return_inverse=True)
     if len(distinct) == 1:
         upto = np.cumsum(work)
-        taken = upto - work / 2 <= share * upto[-1]
+        taken: NDArray[np.bool_] = upto - work / 2 <= share * upto[-1]
         taken[0] = True
         return taken
     # Units by where their last request stands, and the work up to and with each of them.
@@ -130,4 +131,5 @@ def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tup
     num = int(np.clip(np.searchsorted(upto - over, goal, side="right"), 1, len(distinct) - 1))
     chosen = np.zeros(len(distinct), np.bool_)
     chosen[by_end[:num]] = True
-    return chosen[of_row]
+    taken = chosen[of_row]
+    return taken
