@@ -94,6 +94,56 @@ def test_same_seed_same_records(capsys):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
+def test_replicas_share_the_job_and_say_how_much_faster_they_are(capsys):
+    """A record for each number, ascending, against the smallest of them."""
+    words = (
+        "--paper-trace",
+        "1",
+        "--num-requests",
+        "600",
+        "--orders",
+        "dfs,stationary",
+        "--modes",
+        "overlap",
+    )
+    assert run(*words, "--replicas", "4,1,2", "--json") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["order"], r["replicas"]) for r in records] == [
+        (order, num) for order in ("dfs", "stationary") for num in (1, 2, 4)
+    ]
+    for record in records:
+        first = next(r for r in records if (r["order"], r["replicas"]) == (record["order"], 1))
+        assert record["speedup"] == pytest.approx(first["makespan_s"] / record["makespan_s"])
+        assert record["efficiency"] == pytest.approx(record["speedup"] / record["replicas"])
+        assert record["optimum_s"] == pytest.approx(first["optimum_s"] / record["replicas"])
+        assert record["makespan_s"] > record["optimum_s"]
+        assert 0 < record["busy_ratio"] <= 1
+        assert record["simulated"] is True
+    assert [r["speedup"] for r in records if r["replicas"] == 1] == [1.0, 1.0]
+    assert all(r["speedup"] > 1 for r in records if r["replicas"] > 1)
+    assert all(r["cut_lost_ratio"] > 0 for r in records if r["replicas"] > 1)
+
+
+def test_one_replica_is_what_is_simulated_without_the_option(capsys):
+    """Same plan, same engine, same seconds."""
+    words = ("--paper-trace", "2", "--num-requests", "300", "--orders", "stationary,auto", "--json")
+    run(*words, "--modes", "overlap")
+    plain = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    run(*words, "--modes", "overlap", "--replicas", "1")
+    shared = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for name in ("order", "makespan_s", "sharing_kept", "optimum_fraction", "practical_optimum_s"):
+        assert [r[name] for r in plain] == [r[name] for r in shared]
+
+
+def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
+    """Beginning with it."""
+    words = ("--paper-trace", "1", "--num-requests", "200", "--orders", "dfs", "--modes", "mixed")
+    assert run(*words, "--replicas", "1,3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[:5] == ["replicas", "order", "mode", "makespan_s", "speedup"]
+    assert [line.split()[:3] for line in lines[3:]] == [["1", "dfs", "mixed"], ["3", "dfs", "mixed"]]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -106,6 +156,10 @@ def test_same_seed_same_records(capsys):
         (("--paper-trace", "1", "--model-shape", "llama-9"), "'llama-9' is neither"),
         (("--paper-trace", "1", "--tp-size", "0"), "tp_size is 0"),
         (("--paper-trace", "1", "--model-shape", "llama-3.1-70b"), "leaves no room for KV"),
+        (("--paper-trace", "1", "--replicas", "1,two"), "--replicas is '1,two'; whole numbers of 1 or more"),
+        (("--paper-trace", "1", "--replicas", "0"), "--replicas is '0'"),
+        (("--paper-trace", "1", "--replicas", ""), "--replicas is ''"),
+        (("--paper-trace", "1", "--replicas", "2", "--html", "x.html"), "leave out --replicas"),
         (("--trace", "absent.csv"), "cannot be read"),
         (("--trace", "absent.csv", "--limit", "0"), "--limit is 0"),
         (("--paper-trace", "1", "--num-requests", "100", "--max-total-tokens", "50"), "the pool holds 50"),

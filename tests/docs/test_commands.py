@@ -35,6 +35,7 @@ NOT_RUN = {
     "python scripts/bench_attention.py --model-path meta-llama/": OTHER_MODEL,
     "python scripts/kill_test.py": MEASURES,
     "python scripts/bench_simulator.py": MEASURES,
+    "python scripts/bench_cluster.py": MEASURES,
     "sglang-blend simulate --trace mooncake": TRACE,
     "sglang-blend simulate --paper-trace 1 --num-requests 20000": MEASURES,
     "sglang-blend bench --file bbh_direct.jsonl.gz": MEASURES,

@@ -2,12 +2,12 @@
 
 sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
 sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json
+sglang-blend simulate --paper-trace 1 --num-requests 20000 --replicas 1,2,4
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sglang_blend.cli.batch_prompts import (
     read_batch_prompts,
 )
 from sglang_blend.cli.report import write_page
+from sglang_blend.cli.simulate_replicas import REPLICA_COLUMNS, replica_counts, replica_records
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
@@ -141,6 +142,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="sampled",
         help="what orders know of output lengths: a 1%% sample, or all (default sampled)",
     )
+    parser.add_argument(
+        "--replicas",
+        help="comma-separated: share the job between so many engines, with work stealing (default: 1)",
+    )
     parser.add_argument("--page-size", type=int, default=1, help="tokens of a KV page (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
     parser.add_argument(
@@ -159,19 +164,23 @@ def run(args: argparse.Namespace) -> int:
     cost = _cost(args)
     orders = _choices("order", args.orders, order_names()) or [name for name in order_names() if name != AUTO]
     modes = _choices("mode", args.modes, MODES) or list(MODES)
+    counts = None if args.replicas is None else replica_counts(args.replicas)
+    if args.html is not None and counts is not None:
+        raise ConfigError("--html shows one engine; leave out --replicas, or --html.")
     if args.html is not None and len(orders) * len(modes) > 2:
         raise ConfigError(
             f"--html shows one or two runs, these are {len(orders) * len(modes)}; name --orders and --modes."
         )
-    records: list[JobRecord] = []
+    pages: list[JobRecord] = []
     table, output_len, title = _job(args, cost)
     config = PlanConfig(seed=args.seed, page_size=args.page_size)
     tree = build_prefix_tree(table, page_size=args.page_size)
     lengths = _lengths(args, table, output_len, tree, config)
     workload = make_workload(table, cost, config, tree=tree, lengths=lengths)
     job = SimulatedJob.from_table(table, output_len, tree=tree)
+    columns = _COLUMNS if counts is None else REPLICA_COLUMNS
     if not args.json:
-        print(_heading(title, table, cost, job, args))
+        print(_heading(title, table, cost, job, args, columns))
     for order in orders:
         schedule = None
         for mode in modes:
@@ -182,21 +191,26 @@ def run(args: argparse.Namespace) -> int:
                 admission=args.admission,
                 eviction=args.eviction,
             )
+            chosen = replace(config, order=order)
+            if counts is not None:
+                records = replica_records(
+                    counts, engine, chosen, table=table, job=job, cost=cost, tree=tree, lengths=lengths
+                )
+                for record in records:
+                    _print(record, args, columns)
+                continue
             if schedule is None or order == AUTO:  # auto chooses for each engine anew
                 predict = MakespanPredictor(table, cost, engine, tree=tree) if order == AUTO else None
-                chosen = replace(config, order=order)
                 schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
             result = simulate_schedule(job, schedule, cost, engine, record_timeline=args.html is not None)
             if args.html is not None:
-                records.append(_job_record(args, title, mode, result, schedule, workload, output_len))
-            record = _record(order, mode, result, args)
-            print(orjson.dumps(record).decode() if args.json else _row(record))
-            sys.stdout.flush()
+                pages.append(_job_record(args, title, mode, result, schedule, workload, output_len))
+            _print(_record(order, mode, result, args), args, columns)
     if args.html is not None:
         from sglang_blend.report.compare import compare_page
         from sglang_blend.report.pages import job_page
 
-        write_page(job_page(*records) if len(records) == 1 else compare_page(*records), args.html)
+        write_page(job_page(*pages) if len(pages) == 1 else compare_page(*pages), args.html)
     return 0
 
 
@@ -324,7 +338,12 @@ def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace)
 
 
 def _heading(
-    title: str, table: RequestTable, cost: RooflineCost, job: SimulatedJob, args: argparse.Namespace
+    title: str,
+    table: RequestTable,
+    cost: RooflineCost,
+    job: SimulatedJob,
+    args: argparse.Namespace,
+    columns: tuple[str, ...],
 ) -> str:
     tp = f"{args.tp_size} x " if args.tp_size > 1 else ""
     return (
@@ -333,13 +352,18 @@ def _heading(
         f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, "
         f"KV pool {cost.kv_pool_tokens} "
         f"tokens, admission {args.admission}, eviction {args.eviction}, lengths {args.lengths}, seed "
-        f"{args.seed}\n" + "  ".join(name.rjust(_width(name)) for name in _COLUMNS)
+        f"{args.seed}\n" + "  ".join(name.rjust(_width(name)) for name in columns)
     )
 
 
-def _row(record: dict[str, Any]) -> str:
+def _print(record: dict[str, Any], args: argparse.Namespace, columns: tuple[str, ...]) -> None:
+    """At once: the next one may take minutes."""
+    print(orjson.dumps(record).decode() if args.json else _row(record, columns), flush=True)
+
+
+def _row(record: dict[str, Any], columns: tuple[str, ...]) -> str:
     cells = []
-    for name in _COLUMNS:
+    for name in columns:
         value = record[name]
         text = (
             value

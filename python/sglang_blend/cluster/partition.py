@@ -4,19 +4,20 @@
     parts.of_row                                                # which replica each request is for
 
 The tree is divided into units (subtrees of at most 1% of a part's work; what has to be broken for that spends
-the sharing budget of the plan), the units are shuffled, each depth-first, and this list is bent into a circle.
-Every part is an arc of it: at each of its two ends it cuts one unit, and computes at most the root-to-leaf path there
-that another part computes too.
+the sharing budget of the plan), the units are shuffled, each depth-first, and this list is bent into a
+circle. Every part is an arc of it: at each of its two ends it cuts one unit, and computes at most the
+root-to-leaf path there that another part computes too.
 
 Why an arc with the right load always exists: the arcs with `1/N` of the work, one for each starting point,
-have on average the density of the whole, and their density changes continuously along the circle (but for the
-size of one leaf), so some arc has exactly that density. Equal work and equal density are equal compute and equal
-memory time, which is equal time on any engine. The list is halved so, and each half again: `log2(N)` passes.
+have on average the density of the whole, and their density changes continuously along the circle (but for
+the size of one leaf), so some arc has exactly that density. Equal work and equal density are equal compute
+and equal memory time, which is equal time on any engine. The list is halved so, and each half again:
+`log2(N)` passes.
 
-Source: BlendServe, arXiv:2411.16102, section 5.5, which cuts the density-sorted tree from both ends instead. Those
-parts have equal loads too, but one has the extremes and another the middle; long outputs gather in some of
-them, and these take longer. In simulation (docs/cluster.md) four replicas were 3.1 times as fast as one with such
-parts, where parts that are samples make it 3.6 times.
+Source: BlendServe, arXiv:2411.16102, section 5.5, which cuts the density-sorted tree from both ends instead.
+Those parts have equal loads too, but one has the extremes and another the middle; long outputs gather in some
+of them, and these take longer. In simulation (docs/cluster.md) four replicas were 3.1 times as fast as one
+with such parts, where parts that are samples make it 3.6 times.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def _cut_within(workload: Workload, config: PlanConfig, weight: FloatArray, budg
         part[leaves] = parts
     return Partition(
         of_row=part[tree.leaf_of_row],
-        compute_s=np.bincount(part, compute, len(weight)),
-        memory_s=np.bincount(part, memory, len(weight)),
+        compute_s=np.bincount(part, compute, len(weight)).astype(np.float64),
+        memory_s=np.bincount(part, memory, len(weight)).astype(np.float64),
         lost_tokens=_unique_tokens(tree, part) - tree.num_unique_tokens,
         unique_tokens=tree.num_unique_tokens,
     )
@@ -147,14 +148,20 @@ class _Stretch(NamedTuple):
         """Less `[start, end)`; what comes after it now follows what came before it, with which it shares at
         least what all between them share.
         """
-        rest = _Stretch(*(np.concatenate([column[:start], column[end:]]) for column in self))
+        keep = np.r_[0:start, end : len(self.place)]
+        rest = _Stretch(self.place[keep], self.shared[keep], self.compute[keep], self.memory[keep])
         if start < len(rest.place):
             rest.shared[start] = self.shared[start : end + 1].min() if start else 0
         return rest
 
     def only(self, start: int, end: int) -> _Stretch:
         """`[start, end)` alone."""
-        piece = _Stretch(*(column[start:end].copy() for column in self))
+        piece = _Stretch(
+            self.place[start:end],
+            self.shared[start:end].copy(),
+            self.compute[start:end],
+            self.memory[start:end],
+        )
         piece.shared[:1] = 0
         return piece
 

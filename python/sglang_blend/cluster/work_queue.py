@@ -4,9 +4,9 @@
     row = queue.take(replica)            # None: nothing waits anywhere
     queue.give_back(replica, rows)       # the replica died at them
 
-An idle replica takes from the far end of the part that has most time left, whole units (subtrees that the plan
-keeps together), until it has its fair share of what is left there; the owner goes on at the near end. Where one
-unit is all that is left it is divided, so that the last minutes never wait for one replica.
+An idle replica takes from the far end of the part that has most time left, whole units (subtrees that the
+plan keeps together), until it has its fair share of what is left there; the owner goes on at the near end.
+Where one unit is all that is left it is divided, so that the last minutes never wait for one replica.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.cost import FloatArray, IntArray
 
@@ -71,7 +72,8 @@ class WorkQueue:
     def take(self, replica: int) -> int | None:
         """The next request for a replica; None when nothing waits anywhere."""
         row = self.take_own(replica)
-        if row is None and self._steal(replica):
+        if row is None and self.num_waiting:
+            self._steal(replica)
             return self.take_own(replica)
         return row
 
@@ -91,15 +93,12 @@ class WorkQueue:
         self.num_waiting += len(returned)
         self._left[replica] += float(self._work[returned].sum())
 
-    def _steal(self, thief: int) -> bool:
-        """Take from the part with most time left; whether there was anything."""
+    def _steal(self, thief: int) -> None:
+        """Take from the part with most time left; there is one."""
         owner = max(range(len(self._rows)), key=lambda other: (self.left_s(other), len(self._rows[other])))
+        if not self._rows[owner]:  # what waits costs nothing by the plan, but it waits
+            owner = next(other for other, rows in enumerate(self._rows) if rows)
         owned = self._rows[owner]
-        if not owned:  # what waits costs nothing by the plan, but it waits
-            owner = next((other for other, rows in enumerate(self._rows) if rows), thief)
-            owned = self._rows[owner]
-            if not owned:
-                return False
         rows = np.array(owned, np.int64)
         fair = self._rates[thief] / (self._rates[thief] + self._rates[owner])
         taken = _far_units(self._unit[rows], self._work[rows], fair)
@@ -109,10 +108,9 @@ class WorkQueue:
         self._left[thief], self._left[owner] = moved, self._left[owner] - moved
         self.num_steals += 1
         self.num_stolen += int(taken.sum())
-        return True
 
 
-def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _far_units(unit: IntArray, work: FloatArray, share: float) -> NDArray[np.bool_]:
     """Which of the rows to take: whole units from the beginning, with about this share of the work.
 
     Args:
@@ -121,7 +119,7 @@ def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tup
     distinct, first, of_row = np.unique(unit, return_index=True, return_inverse=True)
     if len(distinct) == 1:
         upto = np.cumsum(work)
-        taken = upto - work / 2 <= share * upto[-1]
+        taken: NDArray[np.bool_] = upto - work / 2 <= share * upto[-1]
         taken[0] = True
         return taken
     # Units by where their last request stands, and the work up to and with each of them.
@@ -133,4 +131,5 @@ def _far_units(unit: IntArray, work: FloatArray, share: float) -> np.ndarray[tup
     num = int(np.clip(np.searchsorted(upto - over, goal, side="right"), 1, len(distinct) - 1))
     chosen = np.zeros(len(distinct), np.bool_)
     chosen[by_end[:num]] = True
-    return chosen[of_row]
+    taken = chosen[of_row]
+    return taken
