@@ -64,6 +64,18 @@ def test_actors_that_are_killed_lose_and_double_nothing(tmp_path: Path) -> None:
     assert said["cluster"]["prompt_bytes"] == 900 * 4 * 4 + 901 * 8
 
 
+def test_a_machine_that_dies_is_replaced_by_one_that_comes_later(tmp_path: Path) -> None:
+    completions(tmp_path / "batch.jsonl", 900)
+    done = run_script(TESTS / "cluster" / "ray_nodes.py", tmp_path / "batch.jsonl")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
+    assert said["summary"]["ok"] == 900
+    assert said["summary"]["num_restarts"] == 1
+    lines = (tmp_path / "batch.output.jsonl").read_bytes().splitlines()
+    assert {orjson.loads(line)["custom_id"] for line in lines} == {f"r{number}" for number in range(900)}
+    assert len(lines) == 900
+
+
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'sglang-blend\[ray\]'"):

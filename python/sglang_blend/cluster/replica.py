@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from sglang_blend.job.input import BatchLine
 
 logger = logging.getLogger(__name__)
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # How long a replica waits for an answer before it reports all the same.
 _REPORT_S = 1.0
 # What a healthy replica takes to answer a question about itself.
@@ -161,6 +163,9 @@ class RayReplica:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error of Ray says, in a line."""
-    words = " ".join(str(error).split())
+    """What an error of Ray says, in a line: of a traceback its last, of other words the first ones."""
+    lines = _COLOURS.sub("", str(error)).strip().splitlines()
+    if any(line.lstrip().startswith("File ") for line in lines):
+        lines = lines[-1:]
+    words = " ".join(" ".join(lines).split())
     return (words[:300] + " ..." if len(words) > 300 else words).rstrip(".") or type(error).__name__
