@@ -15,9 +15,10 @@ from sglang_blend import fork
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, JobConfig, resolve_files
 from sglang_blend.cores import usable_cores
-from sglang_blend.errors import BlendError
+from sglang_blend.errors import BlendError, ConfigError
 from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
         try:
             config = JobConfig.from_cli_args(args)
             cluster = ClusterConfig.from_cli_args(args)
+            if config.sharded_output and cluster is None:
+                raise ConfigError("--sharded-output needs --replicas: one engine's answers are one file.")
             job = OfflineJob(config, stop, engine_argv=engine_argv)
             summary = job.run(
                 lambda: start_engine(engine_argv, config, stats_file=job.files.steps_file, cluster=cluster),
@@ -125,7 +128,8 @@ def start_engine(
         from sglang_blend.demo_model import NAME, demo_model_path
 
         engine_argv = ["--model-path", str(demo_model_path()), "--served-model-name", NAME, *engine_argv]
-    log = log or resolve_files(config).engine_log
+    files = resolve_files(config)
+    log = log or files.engine_log
     num_prepare_workers = config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS)
     supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
     if cluster is not None:
@@ -138,6 +142,7 @@ def start_engine(
             lambda: Preparer(engine_argv, log=log, num_workers=num_prepare_workers),
             stats_file=stats_file,
             supervision=supervision,
+            parts_folder=parts_folder(files.output) if config.sharded_output else None,
         )
     from sglang_blend.processes.engine import OfflineEngine
 

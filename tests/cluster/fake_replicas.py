@@ -21,7 +21,7 @@ class FakeReplica:
     ) -> None:
         """Args: log: gets (slot, row) of every answer."""
         self.slot, self.facts = slot, FACTS
-        self.num_answers = 0
+        self.num_answers = self.num_unwritten = 0
         self.is_stopped = False
         self.held: set[int] = set()
         self.most_held = 0

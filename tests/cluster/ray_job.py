@@ -1,4 +1,5 @@
-"""A job on a real Ray of this machine, with engines that answer by words: `python ray_job.py BATCH KILLS`.
+"""A job on a real Ray of this machine, with engines that answer by words: `python ray_job.py BATCH KILLS
+[sharded]`.
 
 KILLS actors are killed with SIGKILL while it runs. Prints the summary and what the job says of its replicas.
 """
@@ -25,6 +26,7 @@ from sglang_blend.cluster.engine import ClusterEngine
 from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import log_to_stderr
 
@@ -39,10 +41,16 @@ class WordWorker(ReplicaWorker):
         return SlowWords()
 
 
+def num_answers(output: Path) -> int:
+    """In one file, or in parts."""
+    places = [output, *parts_folder(output).glob("[0-9]*.jsonl")]
+    return sum(place.read_bytes().count(b"\n") for place in places if place.exists())
+
+
 def kill_actors(output: Path, num_kills: int) -> None:
     """Each when some more answers are there."""
     for number in range(num_kills):
-        while not output.exists() or output.read_bytes().count(b"\n") < 100 * (number + 1):
+        while num_answers(output) < 100 * (number + 1):
             time.sleep(0.01)
         actors = [
             process
@@ -56,7 +64,8 @@ def kill_actors(output: Path, num_kills: int) -> None:
 def main() -> None:
     path, num_kills = Path(sys.argv[1]), int(sys.argv[2])
     log_to_stderr("info")
-    config = JobConfig(file=path, window=16, order="dfs")
+    is_sharded = sys.argv[3:] == ["sharded"]
+    config = JobConfig(file=path, window=16, order="dfs", sharded_output=is_sharded)
     job = OfflineJob(config)
     output = resolve_files(config).output
     assert isinstance(output, Path)
@@ -65,7 +74,16 @@ def main() -> None:
     engines: list[ClusterEngine] = []
 
     def start() -> ClusterEngine:
-        engines.append(ClusterEngine([], ClusterConfig(replicas=2), WordPreparer, worker=WordWorker))
+        engines.append(
+            ClusterEngine(
+                [],
+                ClusterConfig(replicas=2),
+                WordPreparer,
+                parts_folder=parts_folder(output) if is_sharded else None,
+                part_interval_s=0.3,
+                worker=WordWorker,
+            )
+        )
         return engines[0]
 
     summary: Any = job.run(start)

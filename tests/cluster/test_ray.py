@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,24 @@ TESTS = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.ray
 
 
+# The tests must be importable in Ray's processes too.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+
+
 def run_script(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A Python script, with the tests importable in Ray's processes too."""
-    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": path},
+        env=ENVIRONMENT,
         check=False,
     )
+
+
+def start_script(*words: str | Path) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, *map(str, words)], stdout=quiet, stderr=quiet, env=ENVIRONMENT)
 
 
 def completions(path: Path, num_lines: int) -> None:
@@ -62,6 +70,45 @@ def test_actors_that_are_killed_lose_and_double_nothing(tmp_path: Path) -> None:
     assert said["cluster"]["sent_bytes"] > 0
     # Four words a prompt, four bytes a word, and the offsets.
     assert said["cluster"]["prompt_bytes"] == 900 * 4 * 4 + 901 * 8
+
+
+def answers_in_parts(folder: Path) -> list[str]:
+    """custom_ids of all records in the parts of an output."""
+    parts = sorted(folder.glob("batch.output.jsonl.parts/[0-9]*.jsonl"))
+    return [orjson.loads(line)["custom_id"] for part in parts for line in part.read_bytes().splitlines()]
+
+
+def test_replicas_that_write_themselves_lose_and_double_nothing(tmp_path: Path) -> None:
+    completions(tmp_path / "batch.jsonl", 900)
+    script = TESTS / "cluster" / "ray_job.py"
+    done = run_script(script, tmp_path / "batch.jsonl", "2", "sharded")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
+    assert said["all_killed"]
+    assert said["summary"]["ok"] == 900
+    assert said["summary"]["output_tokens"] == 900
+    assert said["cluster"]["received_bytes"] < 900 * 200, "bodies stay where they are written"
+    assert sorted(answers_in_parts(tmp_path)) == sorted(f"r{number}" for number in range(900))
+    assert not (tmp_path / "batch.output.jsonl").exists()
+
+
+def test_a_job_in_parts_that_was_killed_goes_on_from_them(tmp_path: Path) -> None:
+    completions(tmp_path / "batch.jsonl", 900)
+    words = [TESTS / "cluster" / "ray_job.py", tmp_path / "batch.jsonl", "0", "sharded"]
+    job = start_script(*words)
+    while len(answers_in_parts(tmp_path)) < 200:
+        assert job.poll() is None, "the job ended before it was killed"
+        time.sleep(0.05)
+    job.kill()
+    job.wait()
+    time.sleep(2)  # its replicas end with it
+    before = len(answers_in_parts(tmp_path))
+    done = run_script(*words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
+    assert said["summary"]["resumed_ok"] == before
+    assert said["summary"]["ok"] == 900
+    assert sorted(answers_in_parts(tmp_path)) == sorted(f"r{number}" for number in range(900))
 
 
 def test_a_machine_that_dies_is_replaced_by_one_that_comes_later(tmp_path: Path) -> None:

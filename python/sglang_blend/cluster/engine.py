@@ -17,6 +17,7 @@ from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
+from sglang_blend.cluster.part_writer import PART_INTERVAL_S, PartsTarget, next_launch
 from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
 from sglang_blend.cluster.worker import ReplicaWorker
@@ -26,6 +27,7 @@ from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.location import Location
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ class ClusterEngine:
         *,
         stats_file: Path | None = None,
         supervision: SupervisorConfig | None = None,
+        parts_folder: Location | None = None,
+        part_interval_s: float = PART_INTERVAL_S,
         worker: type[ReplicaWorker] = ReplicaWorker,
     ) -> None:
         """Connect to Ray, ask it for the replicas, and start what prepares requests here.
@@ -60,6 +64,9 @@ class ClusterEngine:
             start_preparer: called once Ray is there.
             stats_file: where it is written what the schedulers of replica 0 do; `.1`, `.2` and so on are the
                 others'. None for nowhere.
+            parts_folder: where the replicas write their answers, each in parts of its own; None lets this
+                process write them.
+            part_interval_s: how long an answer may wait for its part.
             worker: what runs in the actors.
 
         Raises:
@@ -69,6 +76,8 @@ class ClusterEngine:
         self._config = config
         self._supervision = supervision or SupervisorConfig()
         self._stats_file = stats_file
+        self._parts_folder, self._part_interval_s = parts_folder, part_interval_s
+        self._next_launch = 1 if parts_folder is None else next_launch(parts_folder)
         self._steps: dict[int, BoundedLines] = {}
         self._feeder: ClusterFeeder | None = None
         self._replicas: list[RayReplica] = []  # all that ever were, for their counters
@@ -80,7 +89,7 @@ class ClusterEngine:
         self._fleet = Fleet(config.replicas, self._start_replica, max_restarts=self._supervision.max_restarts)
         try:
             for slot in range(config.replicas):
-                self._launched[slot] = self._cluster.launch(slot, self._supervision)
+                self._launched[slot] = self._launch(slot)
             self._preparer = start_preparer()
         except BaseException:
             self._cluster.close()
@@ -160,14 +169,22 @@ class ClusterEngine:
     def _ready(self) -> list[RayReplica]:
         return [replica for replica in self._fleet.ready() if isinstance(replica, RayReplica)]
 
+    def _launch(self, slot: int) -> Launch:
+        parts = None
+        if self._parts_folder is not None:
+            parts = PartsTarget(self._parts_folder, self._next_launch, self._part_interval_s)
+            self._next_launch += 1
+        return self._cluster.launch(slot, self._supervision, parts)
+
     async def _start_replica(self, slot: int) -> RayReplica:
         """For the fleet."""
-        launch = self._launched.pop(slot, None) or self._cluster.launch(slot, self._supervision)
+        launch = self._launched.pop(slot, None) or self._launch(slot)
         facts = await self._cluster.ready(launch)
         replica = RayReplica(
             launch.actor,
             facts,
             prompts=lambda: self._cluster.prompts,
+            parts=launch.parts,
             on_steps=self._steps_of(slot),
             release=lambda: self._cluster.release(launch),
         )

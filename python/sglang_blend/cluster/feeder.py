@@ -245,7 +245,7 @@ class ClusterFeeder:
         async with asyncio.TaskGroup() as group:
             while not (is_lost or self._is_over(queue) or is_stopping()):
                 place.changed.clear()
-                if place.num_held < self._limit(replica, queue):
+                if place.num_held - replica.num_unwritten < self._limit(replica, queue):
                     row = queue.take(place.slot)
                     if row is not None:
                         place.num_held += 1

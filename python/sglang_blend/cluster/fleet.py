@@ -43,6 +43,10 @@ class Replica(Protocol):
     def num_answers(self) -> int:
         """Requests that it has answered."""
 
+    @property
+    def num_unwritten(self) -> int:
+        """Requests that its engine is done with, but whose answers it has not written yet."""
+
     async def answer(self, row: int, line: BatchLine, hints: dict[str, Any] | None) -> Answer | Failure:
         """Run one request to its end; raises ReplicaLost."""
 

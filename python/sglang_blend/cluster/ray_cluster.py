@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.part_writer import PartsTarget
 from sglang_blend.cluster.replica import reason_of
 from sglang_blend.cluster.resources import resources_of
 from sglang_blend.cluster.worker import ReplicaWorker
@@ -42,6 +43,7 @@ class Launch(NamedTuple):
     group: Any
     actor: Any
     facts: Any
+    parts: PartsTarget | None
 
 
 class RayCluster:
@@ -105,11 +107,15 @@ class RayCluster:
         """References to the prompts, once they are there."""
         return self._prompts
 
-    def launch(self, slot: int, supervision: SupervisorConfig) -> Launch:
-        """Ask for a replica: resources, an actor in them, an engine in that. Waits for nothing."""
+    def launch(self, slot: int, supervision: SupervisorConfig, parts: PartsTarget | None) -> Launch:
+        """Ask for a replica: resources, an actor in them, an engine in that. Waits for nothing.
+
+        Args:
+            parts: where it writes its answers; None sends them here.
+        """
         group = self._ray.util.placement_group([self.resources.bundle], strategy="STRICT_PACK")
-        actor = self._make_actor(slot, group, supervision)
-        return Launch(slot, time.monotonic(), group, actor, actor.start.remote())
+        actor = self._make_actor(slot, group, supervision, parts)
+        return Launch(slot, time.monotonic(), group, actor, actor.start.remote(), parts)
 
     async def ready(self, launch: Launch) -> EngineFacts:
         """Wait until a replica has loaded its model.
@@ -201,7 +207,9 @@ class RayCluster:
         finally:
             ready.cancel()
 
-    def _make_actor(self, slot: int, group: Any, supervision: SupervisorConfig) -> Any:
+    def _make_actor(
+        self, slot: int, group: Any, supervision: SupervisorConfig, parts: PartsTarget | None
+    ) -> Any:
         ray = self._ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -214,7 +222,7 @@ class RayCluster:
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
             )
-            .remote(self._argv, supervision, slot=slot, num_threads=self.resources.num_threads)
+            .remote(self._argv, supervision, slot=slot, num_threads=self.resources.num_threads, parts=parts)
         )
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sglang_blend.cluster.fleet import ReplicaLost
+from sglang_blend.cluster.part_writer import PartsTarget, discard_untold
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.cluster.worker import Order, Report
-from sglang_blend.errors import EngineError
+from sglang_blend.errors import EngineError, OutputError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure
 from sglang_blend.job.input import BatchLine
 
@@ -31,6 +32,7 @@ class RayReplica:
 
     Attributes:
         facts: see `fleet.Replica`.
+        num_unwritten: answers that wait for their part, as it was last told.
         num_restarts, num_retries: of the engine inside it.
         num_sent_bytes, num_received_bytes: requests and answers, without the prompts' token ids.
     """
@@ -41,6 +43,7 @@ class RayReplica:
         facts: EngineFacts,
         *,
         prompts: Callable[[], tuple[Any, ...]],
+        parts: PartsTarget | None,
         on_steps: Callable[[bytes], None],
         release: Callable[[], None],
     ) -> None:
@@ -49,14 +52,17 @@ class RayReplica:
         Args:
             actor: Ray's handle.
             prompts: references to the prompts of the job; asked before the first request is sent.
+            parts: where it writes its answers; None where they come here.
             on_steps: takes what its schedulers did.
             release: gives back the actor and its resources; does not wait.
         """
         self.facts = facts
         self.load: ReplicaLoad | None = None
+        self.num_unwritten = 0
         self.num_answers = self.num_restarts = self.num_retries = 0
         self.num_sent_bytes = self.num_received_bytes = 0
         self._actor, self._prompts = actor, prompts
+        self._parts, self._told_parts = parts, set[int]()
         self._on_steps, self._release = on_steps, release
         self._waiting: dict[int, asyncio.Future[Answer | Failure]] = {}
         self._outbox: list[Order] = []
@@ -102,12 +108,15 @@ class RayReplica:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        if not self._lost.done():
+        was_lost = self._lost.done()
+        if not was_lost:
             self._lost.set_result("it was stopped")
-            with contextlib.suppress(ReplicaLost, TimeoutError, EngineError):
+            with contextlib.suppress(ReplicaLost, TimeoutError, EngineError, OutputError):
                 async with asyncio.timeout(_QUESTION_S):
                     await self._ask(self._actor.stop.remote())
         self._release()
+        if was_lost and self._parts is not None:  # what it wrote and could not tell runs elsewhere
+            await asyncio.to_thread(discard_untold, self._parts, self._told_parts)
 
     async def _send(self) -> None:
         await self._has_mail.wait()
@@ -127,6 +136,8 @@ class RayReplica:
         report: Report = pickle.loads(lot)
         self.num_received_bytes += len(lot)
         self.load = report.load
+        self.num_unwritten = report.num_unwritten
+        self._told_parts.update(report.parts)
         self.num_restarts, self.num_retries = report.num_restarts, report.num_retries
         self.num_answers += len(report.done)
         if report.steps:
@@ -142,6 +153,11 @@ class RayReplica:
         """What ends one of the two loops is the end of the replica."""
         try:
             await work
+        except OutputError as e:  # another replica would meet the same storage
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(OutputError(str(e)))
+            self._lose(str(e).rstrip("."))
         except Exception as e:
             self._lose(reason_of(e))
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from sglang_blend.cluster.part_writer import PartsTarget, PartWriter, Written
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.core.cost import IntArray
-from sglang_blend.errors import EngineError
+from sglang_blend.errors import BlendError, EngineError, OutputError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure, RunningEngine
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.supervisor import SupervisorConfig
@@ -63,6 +64,8 @@ class Report:
         load: requests running and waiting, None while that is not known.
         steps: what the schedulers did since, as bytes of their file.
         num_restarts, num_retries: of its engine, and of requests because of that; in all.
+        parts: numbers of the parts that were written since; what is in them is in `done`.
+        num_unwritten: answers that wait for their part.
         error: why it cannot go on; then there are no further reports.
     """
 
@@ -71,7 +74,9 @@ class Report:
     steps: bytes = b""
     num_restarts: int = 0
     num_retries: int = 0
-    error: EngineError | None = None
+    parts: list[int] = field(default_factory=list)
+    num_unwritten: int = 0
+    error: BlendError | None = None
 
 
 class ReplicaWorker:
@@ -84,12 +89,14 @@ class ReplicaWorker:
         *,
         slot: int,
         num_threads: int | None = None,
+        parts: PartsTarget | None = None,
     ) -> None:
         """Make a replica that has not started.
 
         Args:
             slot: its number, for the metrics.
             num_threads: of each of its processes; None leaves that to SGLang.
+            parts: where it writes its answers; None sends them to the driver.
         """
         log_to_stderr("warning")
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it to the CPUs of the actor
@@ -104,7 +111,9 @@ class ReplicaWorker:
         self._token_ids: np.ndarray[tuple[int], np.dtype[np.int32]]  # these two are set by take_prompts
         self._offsets: IntArray
         self._report = Report()
+        self._writer = None if parts is None else PartWriter(parts, self._take_written)
         self._news = asyncio.Event()
+        self._num_at_work = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._engine: AnsweringEngine  # set by start
 
@@ -132,6 +141,8 @@ class ReplicaWorker:
         self._engine = self.make_engine(self._argv, self._log, self._steps_file, self._supervision)
         await self._engine.__aenter__()
         self._run(self._watch_load())
+        if self._writer is not None:
+            self._run(self._write_parts(self._writer))
         return self._engine.facts()
 
     async def take_prompts(self, token_ids: Any, offsets: IntArray) -> None:
@@ -155,6 +166,7 @@ class ReplicaWorker:
         report, self._report = self._report, Report(load=self._report.load)
         report.steps = self._new_steps()
         report.num_restarts, report.num_retries = self._engine.num_restarts, self._engine.num_retries
+        report.num_unwritten = 0 if self._writer is None else self._writer.num_unwritten
         return pickle.dumps(report)
 
     async def server_info(self) -> list[dict[str, Any]]:
@@ -170,7 +182,9 @@ class ReplicaWorker:
         return last_words(self._log)
 
     async def stop(self) -> None:
-        """End the engine; the process is ended by Ray."""
+        """Write what is there and end the engine; the process is ended by Ray."""
+        if self._writer is not None:
+            await self._writer.flush()
         for task in self._tasks:
             task.cancel()
         await self._engine.__aexit__(None, None, None)
@@ -183,14 +197,36 @@ class ReplicaWorker:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, order: Order) -> None:
+        self._num_at_work += 1
         ids = self._token_ids[self._offsets[order.row] : self._offsets[order.row + 1]]
         try:
             answer = await self._engine.answer(order.line, ids.tolist(), order.hints)
         except EngineError as e:
             self._report.error = EngineError(str(e))
-        else:
+            self._news.set()
+            return
+        finally:
+            self._num_at_work -= 1
+        self._count(answer)
+        if self._writer is None or not isinstance(answer, Answer) or answer.status_code != 200:
             self._report.done.append((order.row, answer))
-            self._count(answer)
+            self._news.set()
+        else:
+            self._writer.add(order.row, order.line.custom_id, answer)
+        if self._writer is not None and not self._num_at_work:
+            self._writer.hurry()
+
+    async def _write_parts(self, writer: PartWriter) -> None:
+        try:
+            await writer.run()
+        except OutputError as e:
+            self._report.error = OutputError(str(e))
+            self._news.set()
+
+    def _take_written(self, written: Written) -> None:
+        """A part is there: its answers may be told."""
+        self._report.done += written.done
+        self._report.parts.append(written.number)
         self._news.set()
 
     def _count(self, answer: Answer | Failure) -> None:

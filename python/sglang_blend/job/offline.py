@@ -23,6 +23,7 @@ from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import plan_facts, text_of_body
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
+from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord, without_secrets
 from sglang_blend.job.runner import prepare, run_planned
@@ -229,7 +230,7 @@ class OfflineJob:
         planned = made if made is not None and made.is_made else None
         return Summary(
             file=str(self.files.file),
-            output=str(self.files.output),
+            output=str(parts_folder(self.files.output) if self._config.sharded_output else self.files.output),
             error_file=str(self.files.error_file),
             order=planned.schedule.order if planned else self._config.order,
             order_reason=planned.schedule.reason if planned else "",
