@@ -100,12 +100,14 @@ def generate(
         The dataset with the new columns, lazily as all of Ray Data. A row that fails has None for a text.
 
     Raises:
-        ConfigError: the number of replicas is none.
+        ConfigError: the number of replicas is none, or Ray is not installed.
     """
-    import ray
-
     if replicas < 1:
         raise ConfigError(f"replicas is {replicas}; at least 1 is needed.")
+    try:
+        import ray
+    except ImportError as e:
+        raise ConfigError("Ray is not installed: pip install 'sglang-blend[ray]'") from e
     if not ray.is_initialized():
         ray.init()
     resources = resources_of(_flags(engine_args), ray.cluster_resources(), num_replicas=replicas, num_cores=1)
