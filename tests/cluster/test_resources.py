@@ -45,3 +45,8 @@ def test_what_is_lacking_is_said() -> None:
 def test_a_size_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=f"--tp-size {value}: a whole number from 1"):
         of("--tp-size", value)
+
+
+def test_a_replica_that_spans_machines_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a replica lives on one machine"):
+        of("--nnodes", "2")

@@ -79,6 +79,7 @@ class ClusterEngine:
         self._parts_folder, self._part_interval_s = parts_folder, part_interval_s
         self._next_launch = 1 if parts_folder is None else next_launch(parts_folder)
         self._steps: dict[int, BoundedLines] = {}
+        self._facts: EngineFacts  # set by __aenter__
         self._feeder: ClusterFeeder | None = None
         self._replicas: list[RayReplica] = []  # all that ever were, for their counters
         self._num_prompt_bytes = 0
@@ -116,6 +117,7 @@ class ClusterEngine:
     async def __aenter__(self) -> ClusterEngine:
         self._preparer.close()  # its memory and cores are the replicas' where they are on this machine
         await self._fleet.__aenter__()
+        self._facts = self._fleet.ready()[0].facts._replace(num_replicas=self._config.replicas)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -128,8 +130,8 @@ class ClusterEngine:
         return self._preparer.prepare(lines)
 
     def facts(self) -> EngineFacts:
-        """Those of the first replica that is ready, and how many there are to be."""
-        return self._fleet.ready()[0].facts._replace(num_replicas=self._config.replicas)
+        """Those of the first replica that was ready, and how many there are to be."""
+        return self._facts
 
     def feeder(self, spool: RequestSpool, window: int) -> ClusterFeeder:
         """See `job.engine.Engine`."""

@@ -57,8 +57,12 @@ def resources_of(
         num_cores: of this machine; a replica on CPUs gets no more.
 
     Raises:
-        ConfigError: a number of ranks is none.
+        ConfigError: a number of ranks is none, or a replica is to span machines.
     """
+    if _count(engine_argv, ("--nnodes",)) > 1:
+        raise ConfigError(
+            "--nnodes with --replicas: a replica lives on one machine; leave --nnodes out, Ray finds them."
+        )
     on_cpu = _value(engine_argv, ("--device",)) == "cpu" or not cluster.get("GPU")
     if on_cpu:
         cores = max(int(cluster.get("CPU", 1)) // num_replicas, 1)
