@@ -2,9 +2,9 @@
 
     python scripts/bench_ray.py --requests 3000 --rate 50 --repeats 3
 
-Both paths run the same job with the same simulated engine, which answers `--rate` requests a second in the order it
-gets them, `--batch` at a time: once in the job's own process, once in one Ray actor. Printed is the makespan
-of each and the CPU time that the driver spent; the engine is simulated, the paths are real.
+Both paths run the same job with the same simulated engine, which answers `--rate` requests a second in the
+order it gets them, `--batch` at a time: once in the job's own process, once in one Ray actor. Printed is the
+makespan of each and the CPU time that the driver spent; the engine is simulated, the paths are real.
 """
 
 from __future__ import annotations
