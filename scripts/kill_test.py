@@ -3,10 +3,12 @@
 
     python scripts/kill_test.py --kills 60
     python scripts/kill_test.py --kills 0 --scheduler-kills 20
+    python scripts/kill_test.py --kills 5 --replica-kills 20 --lines 600 --replicas 2
 
-One run without disturbance gives the answers to compare with. Then the job is started, killed - the whole job
-by killing its first process, or only SGLang's scheduler - and started again, until as many kills have met it;
-when it ends by itself before, its results are checked and thrown away. Every start takes as long as the
+One run without disturbance gives the answers to compare with. Then the job is started and killed: the whole
+job by killing its first process, which is then started again, or only SGLang's scheduler or a replica on Ray,
+without which it has to go on; until as many kills have met it. When it ends by itself before, its results are
+checked and thrown away. Every start takes as long as the
 engine needs, on the CPU about a minute. Prints one JSON object; the exit code says whether all was right.
 
 Checked are: each custom_id has exactly one record and each line of the output is whole; answers equal those
@@ -32,7 +34,8 @@ from typing import Any
 import orjson
 
 MARK = "SGLANG_BLEND_KILL_TEST"
-SCHEDULER = b"sglang::scheduler"
+# What processes call themselves.
+TITLES = {"scheduler": b"sglang::scheduler", "replica": b"ray::ReplicaWorker"}
 ORPHAN_PATIENCE_S = 20.0
 # Part of the kills that come at any time from the start on; the others wait for a number of answers.
 ANY_MOMENT_RATIO = 0.3
@@ -46,12 +49,14 @@ def main() -> int:
     parser.add_argument("--lines", type=int, default=300)
     parser.add_argument("--kills", type=int, default=60, help="of the job's first process (default: 60)")
     parser.add_argument("--scheduler-kills", type=int, default=0, help="of SGLang's scheduler (default: 0)")
+    parser.add_argument(
+        "--replica-kills", type=int, default=0, help="of actors, with --replicas (default: 0)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        result = KillTest(Path(directory), args.lines, flags, random.Random(args.seed)).run(
-            args.kills, args.scheduler_kills
-        )
+        kills = {"job": args.kills, "scheduler": args.scheduler_kills, "replica": args.replica_kills}
+        result = KillTest(Path(directory), args.lines, flags, random.Random(args.seed)).run(kills)
     sys.stdout.write(orjson.dumps(result, option=orjson.OPT_INDENT_2).decode() + "\n")
     wrong = ("lost", "doubled", "torn_lines", "different_answers", "orphans")
     return 1 if any(result[name] for name in wrong) else 0
@@ -69,31 +74,35 @@ class KillTest:
         self._wrong = dict.fromkeys(("lost", "doubled", "torn_lines", "different_answers", "orphans"), 0)
         self._num_checks = 0
 
-    def run(self, num_kills: int, num_scheduler_kills: int) -> dict[str, Any]:
-        """Until so many kills have met the job at work; then to its end."""
+    def run(self, kills: dict[str, int]) -> dict[str, Any]:
+        """Until so many kills of each kind have met the job at work; then to its end."""
         started = time.monotonic()
         self._run_to_the_end("undisturbed")
         undisturbed_s = time.monotonic() - started
         wanted = self._answers("undisturbed")
-        met = {"job": 0, "scheduler": 0}
+        met = dict.fromkeys(kills, 0)
         num_starts = 0
-        todo = ["job"] * num_kills + ["scheduler"] * num_scheduler_kills
+        todo = [target for target, number in kills.items() for _ in range(number)]
         self._rng.shuffle(todo)
         name = "killed"
+        job: Job | None = None
         while todo:
-            num_starts += 1
-            job = self._start(name)
+            if job is None:
+                num_starts += 1
+                job = self._start(name)
             target = todo[-1]
             if not self._wait_for_moment(job, name, undisturbed_s):
                 self._ended(job, name, wanted)
+                job = None
                 continue
             if self._kill(job, target):
                 met[target] += 1
                 todo.pop()
                 _say(f"{target} killed, {len(todo)} to go, {self._num_answers(name)} answers")
-            if target == "scheduler":
-                job.process.wait()
-                self._ended(job, name, wanted, restart=bool(todo))
+                if target == "job":
+                    job = None
+        if job is not None:
+            job.process.wait()
         self._run_to_the_end(name)
         self._check(name, wanted)
         return {
@@ -106,13 +115,12 @@ class KillTest:
             "wall_s": round(time.monotonic() - started, 1),
         }
 
-    def _ended(self, job: Job, name: str, wanted: dict[str, Any], *, restart: bool = True) -> None:
+    def _ended(self, job: Job, name: str, wanted: dict[str, Any]) -> None:
         """The job came to an end: check it, throw its results away, so that the next kill meets work."""
         if job.process.returncode in (0, 1) and self._num_answers(name) == len(self._ids):
             self._check(name, wanted)
-            if restart:
-                for path in self._batch.parent.glob(f"{name}.*"):
-                    path.unlink()
+            for path in self._batch.parent.glob(f"{name}.*"):
+                path.unlink()
 
     def _wait_for_moment(self, job: Job, name: str, undisturbed_s: float) -> bool:
         """Sleep until the kill is due, by the clock or by the number of answers; False if the job ended."""
@@ -129,11 +137,11 @@ class KillTest:
     def _kill(self, job: Job, target: str) -> bool:
         """Returns whether there was something to kill."""
         pids = job.pids()  # also: their sessions are known from here on
-        if target == "scheduler":
-            schedulers = [pid for pid in pids if SCHEDULER in _read(f"/proc/{pid}/cmdline")]
-            for pid in schedulers:
-                os.kill(pid, signal.SIGKILL)
-            return bool(schedulers)
+        if title := TITLES.get(target):
+            titled = [pid for pid in pids if title in _read(f"/proc/{pid}/cmdline")]
+            if titled:
+                os.kill(self._rng.choice(titled), signal.SIGKILL)
+            return bool(titled)
         job.process.kill()
         job.process.wait()
         left = job.wait_until_gone(ORPHAN_PATIENCE_S)

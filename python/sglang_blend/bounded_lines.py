@@ -35,16 +35,21 @@ class BoundedLines:
 
     def append(self, value: Any) -> None:
         """Write one line."""
+        if not self._is_over:
+            option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+            self.append_lines(orjson.dumps(value, option=option))
+
+    def append_lines(self, lines: bytes) -> None:
+        """Write one or more whole lines."""
         if self._is_over:
             return
-        line = orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
         try:
             file = self._file or self._open()
-            if self._num_bytes + len(line) > self._max_bytes:
+            if self._num_bytes + len(lines) > self._max_bytes:
                 self._give_up(f"it has reached {self._max_bytes / 2**20:.0f} MiB")
                 return
-            file.write(line)
-            self._num_bytes += len(line)
+            file.write(lines)
+            self._num_bytes += len(lines)
         except OSError as e:
             self._give_up(e.strerror or str(e))
 

@@ -46,6 +46,7 @@ class JobConfig:
     work_dir: Path | None = None
     output_format: str | None = None
     sort_output: bool = False
+    sharded_output: bool = False
     reading: Reading = field(default_factory=Reading)
     order: str = "auto"
     window: int | None = None
@@ -102,6 +103,12 @@ class JobConfig:
             help="of the output, not of the error file (default: by its suffix, else jsonl)",
         )
         add("--sort-output", action="store_true", help="bring the results into input order at the end")
+        add(
+            "--sharded-output",
+            action="store_true",
+            help="with --replicas: each replica writes its answers itself, in parts at OUTPUT.parts/, which "
+            "must be a place that all of them and this machine see",
+        )
         add(
             "--work-dir",
             type=Path,
@@ -179,6 +186,11 @@ class JobConfig:
             raise ConfigError(f"--hang-timeout {config.hang_timeout}: give seconds above 0; 600 is usual.")
         if config.max_restarts < 0:
             raise ConfigError(f"--max-restarts {config.max_restarts}: give 0 or more; 10 is usual.")
+        if config.sharded_output and (config.sort_output or config.output_format == "parquet"):
+            what = "--sort-output" if config.sort_output else "--output-format parquet"
+            raise ConfigError(
+                f"--sharded-output and {what}: parts are neither sorted nor Parquet; leave one out."
+            )
         if not 0 < config.fsync_interval <= 3600:
             raise ConfigError(
                 f"--fsync-interval {config.fsync_interval}: allowed is more than 0, up to 3600 seconds."

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_blend import fork
+from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, JobConfig, resolve_files
 from sglang_blend.cores import usable_cores
-from sglang_blend.errors import BlendError
+from sglang_blend.errors import BlendError, ConfigError
 from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
@@ -44,9 +46,13 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
     with Stop() as stop:
         try:
             config = JobConfig.from_cli_args(args)
+            cluster = ClusterConfig.from_cli_args(args)
+            if config.sharded_output and cluster is None:
+                raise ConfigError("--sharded-output needs --replicas: one engine's answers are one file.")
             job = OfflineJob(config, stop, engine_argv=engine_argv)
             summary = job.run(
-                lambda: start_engine(engine_argv, config, stats_file=job.files.steps_file), check=fork.require
+                lambda: start_engine(engine_argv, config, stats_file=job.files.steps_file, cluster=cluster),
+                check=fork.require,
             )
         except BlendError as e:
             print(f"launch_offline: {e}", file=sys.stderr)
@@ -87,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
 def add_cli_args(parser: argparse.ArgumentParser) -> None:
     """Register the job's options, and those of the command around it."""
     JobConfig.add_cli_args(parser)
+    ClusterConfig.add_cli_args(parser)
     parser.add_argument(
         "--log-level",
         choices=LOG_LEVELS,
@@ -97,15 +104,21 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
 
 
 def start_engine(
-    engine_argv: Sequence[str], config: JobConfig, log: Path | None = None, *, stats_file: Path | None = None
+    engine_argv: Sequence[str],
+    config: JobConfig,
+    log: Path | None = None,
+    *,
+    stats_file: Path | None = None,
+    cluster: ClusterConfig | None = None,
 ) -> RunningEngine:
-    """Start the real engine; on the demo model where no other is named.
+    """Start the real engine, or several on Ray; on the demo model where no other is named.
 
     Args:
         engine_argv: SGLang's flags.
         config: of the job that it is for.
         log: what its processes say; beside the job's output unless named.
         stats_file: what its schedulers do, step by step; nowhere unless named.
+        cluster: how many engines; None for one, without Ray.
 
     Raises:
         BlendError: a flag is wrong, the model is not there, or a process dies on the way.
@@ -115,14 +128,30 @@ def start_engine(
         from sglang_blend.demo_model import NAME, demo_model_path
 
         engine_argv = ["--model-path", str(demo_model_path()), "--served-model-name", NAME, *engine_argv]
+    files = resolve_files(config)
+    log = log or files.engine_log
+    num_prepare_workers = config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS)
+    supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
+    if cluster is not None:
+        from sglang_blend.cluster.engine import ClusterEngine
+        from sglang_blend.processes.preparer import Preparer
+
+        return ClusterEngine(
+            engine_argv,
+            cluster,
+            lambda: Preparer(engine_argv, log=log, num_workers=num_prepare_workers),
+            stats_file=stats_file,
+            supervision=supervision,
+            parts_folder=parts_folder(files.output) if config.sharded_output else None,
+        )
     from sglang_blend.processes.engine import OfflineEngine
 
     return OfflineEngine(
         engine_argv,
-        log=log or resolve_files(config).engine_log,
+        log=log,
         stats_file=stats_file,
-        num_prepare_workers=config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS),
-        supervision=SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts),
+        num_prepare_workers=num_prepare_workers,
+        supervision=supervision,
     )
 
 

@@ -19,12 +19,19 @@ BY_ITSELF = "a README command; this test is part of it, or runs after it"
 INSTALLS = "changes the environment that the tests run in"
 SERVER = "tests/srt/test_server.py runs it with the demo model"
 TRACE = "the trace is not part of this repository"
+RAY = "tests/cluster/test_ray.py runs the like; a second Ray would want the cores of the first"
+CLUSTER = "needs a cluster"
 MEASURES = "a measurement that takes many minutes; the page has its numbers"
 # Beginnings of commands that are not run.
 NOT_RUN = {
     "python -m sglang_blend.launch_offline --file batch.jsonl --model-path meta-llama/": OTHER_MODEL,
     "python -m sglang_blend.launch_offline --file mine.jsonl --model-path meta-llama/": OTHER_MODEL,
     "python -m sglang.launch_server --model-path MODEL": SERVER,
+    "python -m sglang_blend.launch_offline --file examples/batch.jsonl --replicas 2": RAY,
+    "python -m sglang_blend.launch_offline --file batch.jsonl --replicas 2 --sharded-output": RAY,
+    "ray job submit": CLUSTER,
+    "kubectl apply": CLUSTER,
+    "sbatch": CLUSTER,
     "scripts/quickstart.sh": BY_ITSELF,
     "scripts/test.sh": BY_ITSELF,
     "scripts/check": BY_ITSELF,

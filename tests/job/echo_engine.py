@@ -53,6 +53,9 @@ class EchoEngine:
     def facts(self) -> EngineFacts:
         return EngineFacts({}, "cpu", 1, 10_000, 1, 64, True)
 
+    def record(self) -> dict[str, Any]:
+        return {}
+
     async def server_info(self) -> list[dict[str, Any]]:
         return [{}]
 

@@ -9,7 +9,7 @@ import argparse
 import resource
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,17 +127,27 @@ def run(args: argparse.Namespace) -> int:
         for name in order_names()
         if name != AUTO
     }
-    predictions = {name: predictor.predict(each) for name, each in schedules.items()}
+    planned = _Planned(
+        args=args,
+        cost=cost,
+        tokenizer=tokenizer,
+        batch=batch,
+        workload=workload,
+        schedule=schedule,
+        schedules=schedules,
+        predictions={name: predictor.predict(each) for name, each in schedules.items()},
+        predictor=predictor,
+        plan_s=plan_s,
+    )
     if args.save is not None:
         schedule.save(args.save)
     if args.html is not None:
-        _write_html(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
+        _write_html(planned)
     if args.json:
-        report = _report(workload, schedule, schedules, predictions, plan_s)
-        report |= _context(args, cost, tokenizer, batch, predictor) | {"reason": schedule.reason}
+        report = _report(planned) | _context(planned)
         print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
     else:
-        _print_text(args, cost, tokenizer, batch, workload, schedule, schedules, predictions, predictor)
+        _print_text(planned)
     return 0
 
 
@@ -166,14 +176,30 @@ class _Predictions:
         return _Prediction(seconds, self.optimum_s / seconds if seconds else 1.0)
 
 
-def _report(
-    workload: Workload,
-    schedule: Schedule,
-    schedules: dict[str, Schedule],
-    predictions: dict[str, _Prediction],
-    plan_s: float,
-) -> dict[str, Any]:
-    tree = workload.tree
+@dataclass(frozen=True, kw_only=True)
+class _Planned:
+    """Everything there is to say: what was asked, the job, and what each order is expected to take.
+
+    Attributes:
+        schedule: the one that was asked for; `schedules` and `predictions` are of every order, by name.
+        plan_s: seconds that planning took, simulation for `auto` included.
+    """
+
+    args: argparse.Namespace
+    cost: RooflineCost
+    tokenizer: Tokenizer
+    batch: BatchPrompts
+    workload: Workload
+    schedule: Schedule
+    schedules: dict[str, Schedule]
+    predictions: dict[str, _Prediction]
+    predictor: _Predictions
+    plan_s: float
+
+
+def _report(planned: _Planned) -> dict[str, Any]:
+    schedule, schedules, predictions = planned.schedule, planned.schedules, planned.predictions
+    tree = planned.workload.tree
     return {
         "requests": tree.n,
         "prompt_tokens": tree.num_prompt_tokens,
@@ -189,23 +215,18 @@ def _report(
             }
             for name in schedules
         },
-        "plan_seconds": plan_s,
+        "plan_seconds": planned.plan_s,
         "peak_rss_bytes": _peak_rss_bytes(),
     }
 
 
-def _context(
-    args: argparse.Namespace,
-    cost: RooflineCost,
-    tokenizer: Tokenizer,
-    batch: BatchPrompts,
-    predictor: _Predictions,
-) -> dict[str, Any]:
+def _context(planned: _Planned) -> dict[str, Any]:
+    args, cost, tokenizer, batch = planned.args, planned.cost, planned.tokenizer, planned.batch
     return {
-        "reason": "",
+        "reason": planned.schedule.reason,
         "simulated": True,
-        "simulated_requests": predictor.num_simulated,
-        "optimum_s": predictor.optimum_s,
+        "simulated_requests": planned.predictor.num_simulated,
+        "optimum_s": planned.predictor.optimum_s,
         "mode": args.mode,
         "model": cost.shape.name,
         "hardware": cost.hardware.name,
@@ -221,17 +242,9 @@ def _context(
     }
 
 
-def _print_text(
-    args: argparse.Namespace,
-    cost: RooflineCost,
-    tokenizer: Tokenizer,
-    batch: BatchPrompts,
-    workload: Workload,
-    schedule: Schedule,
-    schedules: dict[str, Schedule],
-    predictions: dict[str, _Prediction],
-    predictor: _Predictions,
-) -> None:
+def _print_text(planned: _Planned) -> None:
+    args, cost, batch, workload = planned.args, planned.cost, planned.batch, planned.workload
+    schedule, predictions, predictor = planned.schedule, planned.predictions, planned.predictor
     tree = workload.tree
     print(f"file          {args.file}")
     print(f"requests      {tree.n:,}")
@@ -239,7 +252,7 @@ def _print_text(
         print(
             f"left out      {batch.num_skipped:,} lines that cannot be planned; first: {batch.first_skipped}"
         )
-    print(f"tokens        {tokenizer.name}")
+    print(f"tokens        {planned.tokenizer.name}")
     print(f"prompt        {tree.num_prompt_tokens:,} tokens, {tree.num_unique_tokens:,} of them unique")
     print(f"sharing       {tree.sharing_possible:.1%} of the prompt tokens can come from the prefix cache")
     print(
@@ -260,7 +273,7 @@ def _print_text(
     print(f"\nsimulated     engine mode {args.mode}{sampled}; outputs as long as expected")
     print(f"{'order':14}{'sharing kept':>13}{'makespan':>12}{'of optimum':>12}")
     for name, prediction in predictions.items():
-        kept = schedules[name].sharing_kept
+        kept = planned.schedules[name].sharing_kept
         print(f"{name:14}{kept:>13.1%}{prediction.makespan_s:>10.1f} s{prediction.optimum_fraction:>12.1%}")
     print(f"{'optimum':14}{'':13}{predictor.optimum_s:>10.1f} s   max(compute, KV reads)")
     print(f"\norder         {schedule.reason or schedule.order}")
@@ -272,19 +285,11 @@ def _print_text(
         print(f"saved         {args.save}", file=sys.stderr)
 
 
-def _write_html(
-    args: argparse.Namespace,
-    cost: RooflineCost,
-    tokenizer: Tokenizer,
-    batch: BatchPrompts,
-    workload: Workload,
-    schedule: Schedule,
-    schedules: dict[str, Schedule],
-    predictions: dict[str, _Prediction],
-    predictor: _Predictions,
-) -> None:
+def _write_html(planned: _Planned) -> None:
     from sglang_blend.report.plan_page import OrderForecast, PlanForecast, plan_page
 
+    args, cost, tokenizer, batch = planned.args, planned.cost, planned.tokenizer, planned.batch
+    workload, predictor = planned.workload, planned.predictor
     notes = []
     if tokenizer.approximate:
         notes.append(f"Tokens are counted as {tokenizer.name}; --model-path counts them exactly.")
@@ -300,18 +305,18 @@ def _write_html(
             f"Makespans are extended from a simulated sample of {predictor.num_simulated:,} requests."
         )
     with texts_of(args.file, batch) as text_of_row:
-        facts = workload_facts(workload, schedule, text_of_row)
+        facts = workload_facts(workload, planned.schedule, text_of_row)
     plan = PlanForecast(
         name=str(args.file),
         facts=facts,
         orders=[
             OrderForecast(
                 order=name,
-                sharing_kept=schedules[name].sharing_kept,
+                sharing_kept=planned.schedules[name].sharing_kept,
                 makespan_s=prediction.makespan_s,
                 optimum_ratio=prediction.optimum_fraction,
             )
-            for name, prediction in predictions.items()
+            for name, prediction in planned.predictions.items()
         ],
         optimum_s=predictor.optimum_s,
         accelerators=args.tp_size,

@@ -8,7 +8,6 @@ from typing import Any
 
 from sglang_blend.errors import PlanError
 
-
 _LEAST = {"page_size": 1, "min_samples": 1, "min_left_requests": 1, "num_replicas": 1, "seed": 0}
 
 

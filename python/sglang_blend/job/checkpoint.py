@@ -24,8 +24,9 @@ from sglang_blend.job.identity import Finished, JobIdentity, load_identity
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.output import JobOutput
+from sglang_blend.job.parts import Parts
 from sglang_blend.job.records import Record, is_refusal
-from sglang_blend.job.result_file import ResultFile
+from sglang_blend.job.result_file import ResultFile, folder_url, parts_folder
 from sglang_blend.job.source import stamp_of
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import Location, remove, size_of
@@ -37,8 +38,13 @@ class Checkpoint:
     def __init__(self, config: JobConfig, files: JobFiles, engine_argv: Sequence[str]) -> None:
         self._config = config
         self._files = files
-        self._answers = ResultFile(files.output, files.work_dir, as_parquet=files.output_format == "parquet")
-        self._errors = ResultFile(files.error_file, files.work_dir, as_parquet=False)
+        self._answers = ResultFile(
+            files.output,
+            files.work_dir,
+            as_parquet=files.output_format == "parquet",
+            as_parts=config.sharded_output,
+        )
+        self._errors = ResultFile(files.error_file, files.work_dir)
         self.output = JobOutput(self._answers, self._errors, fsync_interval_s=config.fsync_interval)
         self._is_open = False
         with _readable(files.identity_file):
@@ -78,6 +84,7 @@ class Checkpoint:
         """
         self._identity = replace(self._identity, input_sha256=batch.sha256())
         with _readable(self._files.output):
+            self._refuse_other_form()
             existing = [file.place for file in (self._answers, self._errors) if file.exists()]
         if self._config.overwrite or not existing:
             self._known = None
@@ -154,8 +161,26 @@ class Checkpoint:
         return is_refusal(record) and self._known.refusals == self._identity.refusals
 
     def _sizes(self) -> dict[str, int]:
-        places = (self._files.output, self._files.error_file)
-        return {place.name: size_of(place) or 0 for place in places}
+        return {file.place.name: file.num_bytes() for file in (self._answers, self._errors)}
+
+    def _refuse_other_form(self) -> None:
+        """Parts and one file would be two outputs of one job.
+
+        Raises:
+            ConfigError: the output is there in the form that was not asked for.
+        """
+        output = self._files.output
+        if self._config.sharded_output:
+            if size_of(output) is not None:
+                raise ConfigError(
+                    f"{output} exists already as one file: leave out --sharded-output to go on with it, or "
+                    "name another --output."
+                )
+        elif isinstance(output, Path) and Parts(folder_url(parts_folder(output))).exists():
+            raise ConfigError(
+                f"{parts_folder(output)} exists already: pass --sharded-output to go on with it, or name "
+                "another --output."
+            )
 
 
 @contextlib.contextmanager

@@ -31,13 +31,17 @@ class Prepared(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The HTTP answer to one request. Token counts are 0 for a refused one."""
+    """The HTTP answer to one request. Token counts are 0 for a refused one.
+
+    `is_written`: its record is in a part of the output already; then it comes without its body.
+    """
 
     status_code: int
     body: dict[str, Any]
     prompt_tokens: int
     cached_tokens: int
     output_tokens: int
+    is_written: bool = False
 
 
 class EngineFacts(NamedTuple):
@@ -115,6 +119,9 @@ class RunningEngine(Engine, Protocol):
     @property
     def num_retries(self) -> int:
         """How often a request was sent again because the engine had died at it."""
+
+    def record(self) -> dict[str, Any]:
+        """What else there is to say of it in the record of a run, as JSON values."""
 
     def __enter__(self) -> RunningEngine: ...
 

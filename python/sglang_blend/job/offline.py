@@ -23,6 +23,7 @@ from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import plan_facts, text_of_body
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
+from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord, without_secrets
 from sglang_blend.job.runner import prepare, run_planned
@@ -207,6 +208,7 @@ class OfflineJob:
             "num_restarts": engine.num_restarts,
             "schedulers": self._schedulers,
             "engine_argv": without_secrets(self._engine_argv),
+            **engine.record(),
         }
         self._record.write(lambda: plan_facts(plan, text_of_row), end)
 
@@ -228,7 +230,7 @@ class OfflineJob:
         planned = made if made is not None and made.is_made else None
         return Summary(
             file=str(self.files.file),
-            output=str(self.files.output),
+            output=str(parts_folder(self.files.output) if self._config.sharded_output else self.files.output),
             error_file=str(self.files.error_file),
             order=planned.schedule.order if planned else self._config.order,
             order_reason=planned.schedule.reason if planned else "",
@@ -242,6 +244,7 @@ class OfflineJob:
             resumed_ok=self._earlier.ok,
             resumed_failed=self._earlier.failed,
             stopped_by=stopped_by.name if stopped_by and not self._complete else None,
+            num_replicas=made.engine_facts.num_replicas if made and made.engine_facts else 1,
             num_restarts=self._engine.num_restarts if self._engine else 0,
             num_retries=self._engine.num_retries if self._engine else 0,
             prompt_tokens=tally.prompt_tokens,

@@ -78,6 +78,11 @@ class JobOutput:
         """
         self._write(self._answers, record)
 
+    def count_answer(self) -> None:
+        """One record is in the output that somebody else has written."""
+        self._sync_thread.raise_failure()
+        self.num_records += 1
+
     def write_error(self, record: Record) -> None:
         """Append one record to the error file.
 
@@ -93,7 +98,7 @@ class JobOutput:
 
     def _write(self, journal: Journal, record: Record) -> None:
         self._sync_thread.raise_failure()
-        journal.append(_line(record))
+        journal.append(record_line(record))
         self.num_records += 1
 
     def _tick(self) -> None:
@@ -107,7 +112,7 @@ class JobOutput:
             self._errors.close()
 
 
-def _line(record: Record) -> bytes:
+def record_line(record: Record) -> bytes:
     """JSON with its \\n. What UTF-8 cannot carry (half a surrogate pair in a model's text) becomes `?`."""
     try:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)

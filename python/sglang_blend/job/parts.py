@@ -7,9 +7,11 @@ them when the job is done.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import ConfigError
@@ -42,10 +44,21 @@ class Parts:
         """Object storages have no locks; one small object shows that this one takes any."""
         try:
             with remote_errors():
+                if self.place.scheme == "file":  # others have no folders, and would make a bucket
+                    self._connect().makedirs(self._path, exist_ok=True)
                 self._connect().pipe_file(f"{self._path}/.writable", b"")
                 self._connect().rm_file(f"{self._path}/.writable")
         except OSError as e:
             raise ConfigError(f"{self.place} cannot be written ({e}): name another --output.") from e
+
+    def numbers(self) -> list[int]:
+        """Of the parts that are there, rising."""
+        return [_number(part) for part in self._parts()]
+
+    def num_bytes(self) -> int:
+        """Of all parts."""
+        with remote_errors():
+            return sum(int(self._connect().size(part)) for part in self._parts())
 
     def read(self) -> Iterator[bytes]:
         for part in self._parts():
@@ -98,7 +111,10 @@ class Parts:
                 self._connect().rm_file(part)
 
     def remove_empty(self) -> None:
-        """Without lines there are no parts."""
+        """Without lines there are no parts; a folder of a local disk is there all the same."""
+        if self.place.scheme == "file":
+            with contextlib.suppress(OSError):
+                Path(self._connect_path()).rmdir()
 
     def _take_out(self, parts: list[str], keep: bytearray) -> None:
         """Write the parts that lose a line anew; delete those that lose all."""
@@ -128,6 +144,10 @@ class Parts:
 
     def _part(self, number: int) -> str:
         return f"{self._path}/{number:08}.jsonl"
+
+    def _connect_path(self) -> str:
+        self._connect()
+        return self._path
 
     def _connect(self) -> Any:
         if self._file_system is None:

@@ -165,11 +165,19 @@ class JobPlan:
             num_replicas=self._num_replicas,
         )
 
+    @property
+    def num_requests(self) -> int:
+        """How many there are to run."""
+        return self._table.n
+
+    @property
+    def work_s(self) -> FloatArray:
+        """(n,) seconds of compute and memory traffic expected of each request; 1 where nothing is known."""
+        return np.ones(self._table.n) if self._work_s is None else self._work_s
+
     def work(self, row: int) -> float:
-        """Seconds of compute and memory traffic expected of a request; 1 where nothing is known of it."""
-        if self._work_s is None:
-            return 1.0
-        return float(self._work_s[row])
+        """One of `work_s`."""
+        return 1.0 if self._work_s is None else float(self._work_s[row])
 
     @property
     def total_work(self) -> float:
@@ -221,7 +229,7 @@ class JobPlan:
 
 
 def cost_of(facts: EngineFacts) -> RooflineCost | None:
-    """What a running engine takes, by its model and device; None where its model's shape is not understood."""
+    """Cost model of a running engine; None where the shape of its model is not understood."""
     return cost_of_engine(
         facts.model_config,
         facts.device_name,

@@ -25,20 +25,34 @@ from sglang_blend.location import Location, Url, remote_errors, remove, size_of
 class ResultFile:
     """A `Journal` that becomes its file when `finish` is called."""
 
-    def __init__(self, place: Location, work_dir: Path, *, as_parquet: bool) -> None:
-        """Raises: ConfigError: Parquet is asked for without pyarrow."""
+    def __init__(
+        self, place: Location, work_dir: Path, *, as_parquet: bool = False, as_parts: bool = False
+    ) -> None:
+        """Make a result file.
+
+        Args:
+            as_parts: it grows as parts on any storage, and stays so when the job is done.
+
+        Raises:
+            ConfigError: Parquet is asked for without pyarrow.
+        """
         if as_parquet:
             require_pyarrow()
         self.place = place
         self._work_dir = work_dir
         self._as_parquet = as_parquet
-        self._grows_as_itself = isinstance(place, Path) and not as_parquet
-        self._journal = self._journal_of(place)
+        self._grows_as_itself = as_parts or (isinstance(place, Path) and not as_parquet)
+        self._parts = Parts(folder_url(parts_folder(place))) if as_parts else None
+        self._journal = self._parts or self._journal_of(place)
 
     @property
     def growing(self) -> Location:
         """Where records are while the job is not done."""
         return self._journal.place
+
+    def num_bytes(self) -> int:
+        """Of what is done; 0 where there is nothing."""
+        return (size_of(self.place) or 0) if self._parts is None else self._parts.num_bytes()
 
     def exists(self) -> bool:
         return self._is_done() or self._journal.exists()
@@ -145,8 +159,18 @@ class ResultFile:
 
     def _journal_of(self, place: Location) -> Journal:
         if isinstance(place, Url):
-            return Parts(Url(f"{place}.parts"))
+            return Parts(folder_url(parts_folder(place)))
         if self._as_parquet:
             return PlainFile(place.with_name(f"{place.name}.partial.jsonl"))
         packing = packing_of_name(place.name)
         return PackedFile(place, packing) if packing else PlainFile(place)
+
+
+def parts_folder(place: Location) -> Location:
+    """Where the parts of an output lie."""
+    return place.with_name(f"{place.name}.parts")
+
+
+def folder_url(folder: Location) -> Url:
+    """As `Parts` takes it."""
+    return folder if isinstance(folder, Url) else Url(f"file://{folder.resolve()}")

@@ -30,7 +30,10 @@ class Results:
     def answer(self, line: BatchLine, answer: Answer) -> None:
         """What the engine said: into the output if it is an answer, into the error file if a refusal."""
         if answer.status_code == 200:
-            self._output.write_answer(response_record(line.custom_id, answer.status_code, answer.body))
+            if answer.is_written:
+                self._output.count_answer()
+            else:
+                self._output.write_answer(response_record(line.custom_id, answer.status_code, answer.body))
             self._tally.add_answer(answer)
         else:
             self._output.write_error(

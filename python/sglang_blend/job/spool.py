@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sglang_blend.core import RequestTable
+from sglang_blend.core.cost import IntArray
 from sglang_blend.job.engine import Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.source import discard, room_in, temporary_file
@@ -77,6 +78,11 @@ class RequestSpool:
             fixed_output=np.asarray(self._fixed_output, np.bool_),
             namespace=np.asarray(self._namespace, np.int32),
         )
+
+    def columns(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], IntArray]:
+        """Token ids of all prompts one after the other, and where each begins; only after `table()`."""
+        assert self._token_ids is not None, "table() comes first"
+        return self._token_ids.view(np.ndarray), np.asarray(self._offsets, np.int64)
 
     def position(self, row: int) -> tuple[int, int]:
         """(byte offset, line number) of a request in the batch file."""

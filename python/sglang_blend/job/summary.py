@@ -88,7 +88,8 @@ class Summary:
     `start_engine_s` is how long the job had to wait for the engine; the model loads while requests are
     prepared. `stopped_by` names the signal that ended the job before its time. `num_restarts` counts the
     engines started in place of dead ones, `num_retries` the requests sent again because of that; requests
-    that killed the engine are in `failed_by_code["engine_crash"]`.
+    that killed the engine are in `failed_by_code["engine_crash"]`. With `num_replicas` above 1 both count
+    those of all replicas.
 
     `sharing_possible` is the share (0 to 1) of prompt tokens that the prefix tree of the accepted lines
     shares; `cached_tokens / prompt_tokens` is what the engine's radix cache really served. `sampled` requests
@@ -125,6 +126,7 @@ class Summary:
     wall_s: float
     peak_memory_bytes: int
     config: dict[str, Any]
+    num_replicas: int = 1
 
     @property
     def sharing_achieved(self) -> float:
@@ -190,6 +192,8 @@ class Summary:
             rows.insert(3, ("sample", f"{self.sampled} requests ran first to learn output lengths"))
         elif self.sample_skipped:
             rows.insert(3, ("sample", f"none: {self.sample_skipped}"))
+        if self.num_replicas > 1:
+            rows.insert(1, ("replicas", f"{self.num_replicas} engines shared the job"))
         if self.num_restarts:
             rows.insert(
                 1, ("engine", f"{self.num_restarts} restarts, {self.num_retries} requests sent again")

@@ -123,6 +123,10 @@ class OfflineEngine:
         """
         return await self._supervisor.answer(line, token_ids, hints)
 
+    def record(self) -> dict[str, Any]:
+        """See `job.engine.RunningEngine`."""
+        return {}
+
     async def server_info(self) -> list[dict[str, Any]]:
         """See `job.engine.Engine`."""
         return await self._supervisor.server_info()

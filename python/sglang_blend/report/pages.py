@@ -15,6 +15,7 @@ from sglang_blend.report.page import (
     Section,
 )
 from sglang_blend.report.records import JobRecord
+from sglang_blend.report.replicas import replicas_section
 from sglang_blend.report.requests import failures_section, latency_section, lengths_section
 from sglang_blend.report.settings import configuration_section, phases_section
 from sglang_blend.report.timeline import make_timeline
@@ -26,6 +27,7 @@ def job_page(job: JobRecord) -> Page:
     metrics = Metrics(job, make_timeline(job.engines))
     sections = [
         Section(title="Summary", blocks=[headline(metrics)]),
+        replicas_section(job),
         over_time_section(metrics),
         lengths_section(metrics),
         latency_section(metrics),

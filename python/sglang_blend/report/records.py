@@ -49,7 +49,8 @@ class JobRecord:
         name: of the output, or of what was simulated.
         summary: content of the summary file.
         runs: in the order they ran; a resumed job has several.
-        engines: what each engine did, step by step.
+        engines: what each engine did, step by step; those of the first replica where there are several.
+        replicas: the engines of each replica; empty for a job on one.
         failures: by reason, the most frequent first.
         simulated: nothing of it was measured.
         notes: what a reader must know about gaps in the records.
@@ -62,6 +63,7 @@ class JobRecord:
     failures: list[Failures]
     simulated: bool = False
     notes: tuple[str, ...] = ()
+    replicas: list[list[EngineSteps]] = field(default_factory=list)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -92,14 +94,17 @@ def read_job(output: Location, *, summary_file: Location | None = None) -> JobRe
             "ran."
         )
     runs = list(_runs(files.runs_file)) if files.runs_file.exists() else []
-    engines = list(read_steps(files.steps_file)) if files.steps_file.exists() else []
+    engines = _engines(files.steps_file)
+    num_replicas = max((run.end["cluster"]["replicas"] for run in runs if "cluster" in run.end), default=0)
+    replicas = [_engines(_of_rank(files.steps_file, slot)) for slot in range(num_replicas)]
     return JobRecord(
         name=str(summary["output"]),
         summary=summary,
         runs=runs,
         engines=engines,
         failures=_failures(summary, files),
-        notes=tuple(_notes(files, runs, engines)),
+        notes=tuple(_notes(files, runs, engines, num_replicas)),
+        replicas=replicas,
     )
 
 
@@ -210,6 +215,15 @@ def _sampled(output_len: np.ndarray[Any, Any], est_output_len: np.ndarray[Any, A
     return {"output_len": output_len[rows].tolist(), "est_output_len": est_output_len[rows].tolist()}
 
 
+def _engines(steps_file: Path) -> list[EngineSteps]:
+    return list(read_steps(steps_file)) if steps_file.exists() else []
+
+
+def _of_rank(steps_file: Path, rank: int) -> Path:
+    """Where the steps of a data-parallel rank, or of a replica, are."""
+    return steps_file.with_name(f"{steps_file.name}.{rank}") if rank else steps_file
+
+
 def _runs(path: Path) -> Iterator[Run]:
     parts: dict[str, Any] = {}
     with path.open("rb") as file:
@@ -246,13 +260,16 @@ def _failures(summary: dict[str, Any], files: JobFiles) -> list[Failures]:
     )
 
 
-def _notes(files: JobFiles, runs: list[Run], engines: list[EngineSteps]) -> Iterator[str]:
+def _notes(files: JobFiles, runs: list[Run], engines: list[EngineSteps], num_replicas: int) -> Iterator[str]:
     if not engines:
         yield f"No steps were recorded ({files.steps_file.name} is not there), so there is no timeline."
     if not runs:
         yield f"No run was recorded ({files.runs_file.name} is not there), so there is no plan."
     if any(not run.end for run in runs):
         yield "A run was killed before it could write how it ended; its steps are in the timeline."
+    if num_replicas > 1:
+        yield f"The charts over time are those of the first of {num_replicas} replicas."
+        return
     ranks = len(list(files.steps_file.parent.glob(f"{files.steps_file.name}.[0-9]*")))
     if ranks:
         yield f"The timeline is that of the first of {ranks + 1} data-parallel ranks."

@@ -147,6 +147,8 @@ class StepStats:
         state: dict[str, Any] = {
             "totals": asdict(self.totals),
             "slowest_policy_s": self.slowest_policy_s,
+            "num_running": len(self.scheduler.running_batch.reqs),
+            "num_waiting": len(self.scheduler.waiting_queue),
         }
         if isinstance(policy, BlendSchedulePolicy):
             policy.settle()  # nobody asks it while nothing waits

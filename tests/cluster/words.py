@@ -1,0 +1,40 @@
+"""What stands for tokenizer and engine where Ray is tested: words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from job.echo_engine import EchoEngine
+from sglang_blend.job.engine import Answer, Failure, Prepared
+from sglang_blend.job.input import BatchLine
+from sglang_blend.job.records import Rejection
+
+
+class SlowWords(EchoEngine):
+    """Takes a while, so that a kill meets it at work; answers with the number of words it was given."""
+
+    num_restarts = num_retries = 0
+
+    async def server_info(self) -> list[dict[str, Any]]:
+        return [{"blend": {"num_running": self._at_once, "num_waiting": 0}}]
+
+    async def answer(
+        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
+    ) -> Answer | Failure:
+        await asyncio.sleep(0.02)
+        return await super().answer(line, token_ids, hints)
+
+
+class WordPreparer:
+    """Prepares as the engine above does."""
+
+    def __init__(self) -> None:
+        self._engine = EchoEngine()
+
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        return self._engine.prepare(lines)
+
+    def close(self) -> None:
+        pass
