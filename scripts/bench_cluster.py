@@ -121,7 +121,8 @@ def run_weak(cost: RooflineCost, args: argparse.Namespace, done: set[str]) -> It
     """A job of its own for each number of replicas, of as many requests for each of them."""
     for trace in numbers(args.traces):
         job, job_count = None, 0
-        for count, order, steal in sorted((c, o, s) for o, c, s in settings(args, WEAK)):
+        by_count = sorted(settings(args, WEAK), key=lambda item: item[1])
+        for order, count, steal in by_count:
             if count * args.per_replica > args.most_requests:
                 continue
             start = {"what": "weak", "trace": trace, "per_replica": args.per_replica} | setting(

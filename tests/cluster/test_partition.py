@@ -175,6 +175,7 @@ def test_equal_parts_of_a_large_job_have_equal_loads_and_the_density_of_the_whol
     for load in (parts.compute_s, parts.memory_s):
         assert load == pytest.approx(np.full(num, load.sum() / num), rel=0.01)
     assert parts.compute_s / parts.memory_s == pytest.approx(np.full(num, workload.root_density), rel=0.02)
+    assert parts.work_ratio == pytest.approx(np.full(num, 1 / num), rel=0.01)
     assert parts.lost_ratio < 0.01
 
 

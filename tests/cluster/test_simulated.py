@@ -91,11 +91,12 @@ def plan(num_requests: int, seed: int, order: str, num_replicas: int) -> Planned
     mode=st.sampled_from(MODES),
     order=st.sampled_from(["fcfs", "dfs", "stationary", "dual-scan"]),
     admission=st.sampled_from(["peak", "ratio"]),
+    paced=st.booleans(),
 )
-def test_one_replica_is_the_engine_that_is_simulated_alone(seed, mode, order, admission):
+def test_one_replica_is_the_engine_that_is_simulated_alone(seed, mode, order, admission, paced):
     """To the last bit, retractions too, as long as the window is no smaller than the running batch."""
     planned = plan(120, seed, order, 1)
-    engine = EngineConfig(mode=mode, admission=admission, ratio_start=0.1)
+    engine = EngineConfig(mode=mode, admission=admission, ratio_start=0.1, paced=paced)
     cost = lone_cost(8_000)
     alone = simulate_schedule(planned.job, planned.schedule, cost, engine)
     one = planned.run(planned.cut(1), engine, pool_tokens=8_000)

@@ -65,6 +65,13 @@ class Partition(NamedTuple):
         return len(self.compute_s)
 
     @property
+    def work_ratio(self) -> FloatArray:
+        """(N,) float64, share (0 to 1) of the job's compute and memory time in each part."""
+        work = self.compute_s + self.memory_s
+        total = float(work.sum())
+        return work / total if total else work
+
+    @property
     def lost_ratio(self) -> float:
         """Share of the tokens that must be computed in any case which the cut makes to be computed again."""
         return self.lost_tokens / self.unique_tokens if self.unique_tokens else 0.0

@@ -22,6 +22,7 @@ from sglang_blend.cluster.work_queue import WorkQueue
 from sglang_blend.core.cost import FloatArray
 from sglang_blend.core.request import Schedule
 from sglang_blend.perf.engine_config import EngineConfig
+from sglang_blend.perf.pacing import JobWork
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob
@@ -81,10 +82,12 @@ def simulate_cluster(
     queue = WorkQueue(
         schedule.sequence, parts.of_row, unit=schedule.unit, work_s=work_s, num_replicas=parts.num_parts
     )
+    expected = JobWork.of(job.tree, job.est_output_len, cost)
+    work_ratio = parts.work_ratio
     engines = []
     for replica in range(parts.num_parts):
         feed = _WindowFeed(queue, replica, schedule, window, steal=steal)
-        engines.append(SimulatedEngine(job, feed, cost, config))
+        engines.append(SimulatedEngine(job, feed, cost, config, work=expected.part(work_ratio[replica])))
     clock = [(0.0, replica) for replica in range(len(engines))]
     while clock:
         _, replica = heapq.heappop(clock)
@@ -92,7 +95,7 @@ def simulate_cluster(
         if engine.has_work:  # one that has none gets none later: what waits elsewhere was its to take
             engine.step()
             heapq.heappush(clock, (engine.now_s, replica))
-    results = [engine.result() for engine in engines]
+    results = [engine.counts for engine in engines]
     end_s = np.array([engine.now_s for engine in engines])
     computed = sum(result.computed_tokens for result in results)
     total = int(job.tree.prompt_len.sum())

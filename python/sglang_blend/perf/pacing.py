@@ -34,30 +34,60 @@ class Remaining(NamedTuple):
     longest_len: float
 
 
+class JobWork(NamedTuple):
+    """What is expected of a job; made once however many engines run it.
+
+    Attributes:
+        est_output_len, token_steps: of each request, tokens, and KV tokens times decode steps.
+        output_tokens, num_token_steps: their sums.
+        prefill_s: compute of all prompts, shared segments once.
+        read_s: KV reads of a token-step, mean over the job.
+    """
+
+    est_output_len: list[float]
+    token_steps: list[float]
+    output_tokens: float
+    num_token_steps: float
+    prefill_s: float
+    read_s: float
+
+    @classmethod
+    def of(cls, tree: SegmentTree, est_output_len: FloatArray, cost: RooflineCost) -> JobWork:
+        """Sums it up."""
+        steps = tree.prompt_len * est_output_len + est_output_len**2 / 2.0
+        read_len = tree.read_len(cost, est_output_len)
+        memory = float(cost.memory_s(read_len, est_output_len).sum())  # type: ignore[arg-type]
+        return cls(
+            est_output_len=est_output_len.tolist(),
+            token_steps=steps.tolist(),
+            output_tokens=float(est_output_len.sum()),
+            num_token_steps=float(steps.sum()),
+            prefill_s=tree.prefill_compute_s(cost),
+            read_s=memory / max(float(steps.sum()), 1.0),
+        )
+
+    def part(self, ratio: float) -> JobWork:
+        """What one of several engines has to do of it, at the job's density."""
+        return self._replace(
+            output_tokens=ratio * self.output_tokens,
+            num_token_steps=ratio * self.num_token_steps,
+            prefill_s=ratio * self.prefill_s,
+        )
+
+
 class Pacer:
     """Keeps the remaining work and turns it into a token budget or a split."""
 
-    def __init__(
-        self,
-        tree: SegmentTree,
-        est_output_len: FloatArray,
-        cost: RooflineCost,
-        config: EngineConfig,
-        timer: StepTimer,
-    ) -> None:
+    def __init__(self, work: JobWork, cost: RooflineCost, config: EngineConfig, timer: StepTimer) -> None:
         self._config = config
         self._token_s = cost.token_s
         self._kv_pool_tokens = cost.kv_pool_tokens
         self._timer = timer
-        self._est: list[float] = est_output_len.tolist()
-        steps = tree.prompt_len * est_output_len + est_output_len**2 / 2.0
-        self._token_steps: list[float] = steps.tolist()
-        read_len = tree.read_len(cost, est_output_len)
-        memory = float(cost.memory_s(read_len, est_output_len).sum())  # type: ignore[arg-type]
-        self._read_s = memory / max(float(steps.sum()), 1.0)  # mean over the job
-        self._prefill_s = tree.prefill_compute_s(cost)
-        self._queued_output = float(est_output_len.sum())
-        self._queued_steps = float(steps.sum())
+        self._est, self._token_steps = work.est_output_len, work.token_steps
+        self._read_s = work.read_s
+        self._prefill_s = work.prefill_s
+        self._queued_output = work.output_tokens
+        self._queued_steps = work.num_token_steps
 
     def on_admit(self, request: int) -> None:
         """Moves a request's decode work from the waiting queue to the admitted ones."""

@@ -7,6 +7,7 @@ exactly as if one by one.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.feed import Feed
 from sglang_blend.perf.kv_pool import KvPool
-from sglang_blend.perf.pacing import Pacer
+from sglang_blend.perf.pacing import JobWork, Pacer
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
 from sglang_blend.perf.shared_readers import SharedReaders
@@ -37,6 +38,15 @@ class _Prefill:
         self.left = left
 
 
+class EngineCounts(NamedTuple):
+    """Tokens and retractions of one engine, as in `Simulation`."""
+
+    computed_tokens: int
+    recomputed_tokens: int
+    output_tokens: int
+    retractions: int
+
+
 class SimulatedEngine:
     """The engine's state and its loop; use `simulate` unless you want to look inside."""
 
@@ -49,7 +59,9 @@ class SimulatedEngine:
         *,
         record_timeline: bool = False,
         is_left: NDArray[np.bool_] | None = None,
+        work: JobWork | None = None,
     ) -> None:
+        """Args: work: of the job and cost, when it is there already."""
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
@@ -57,7 +69,8 @@ class SimulatedEngine:
         self.forecast = Forecast()
         self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
-        self.pacer = Pacer(job.tree, job.est_output_len, cost, config, self.timer)
+        work = JobWork.of(job.tree, job.est_output_len, cost) if work is None else work
+        self.pacer = Pacer(work, cost, config, self.timer)
         self.feed = feed
         self._budget_tokens = config.budget_tokens(cost)
         self._job = job
@@ -402,6 +415,11 @@ class SimulatedEngine:
 
     # ---- result
 
+    @property
+    def counts(self) -> EngineCounts:
+        """What was done so far."""
+        return EngineCounts(self._computed, self._recomputed, sum(self.generated.values()), self._retractions)
+
     def result(self) -> Simulation:
         """The record of a finished run."""
         job = self._job
@@ -413,11 +431,8 @@ class SimulatedEngine:
         return Simulation(
             makespan_s=self.now_s,
             bounds=bounds_of(job.tree, job.output_len, self._cost, self.config.interference),
-            computed_tokens=self._computed,
-            recomputed_tokens=self._recomputed,
-            output_tokens=sum(self.generated.values()),
+            **self.counts._asdict(),
             sharing_kept=(total - self._computed) / possible if possible else 1.0,
-            retractions=self._retractions,
             num_steps=self._num_steps,
             tail_s=self.now_s - self._last_admit_s,
             mean_kv_occupancy=self._used_token_s / (self.pool.capacity * self.now_s) if self.now_s else 0.0,
