@@ -36,6 +36,7 @@ def drain(queue: WorkQueue, replica: int) -> list[int]:
     rows = []
     while (row := queue.take(replica)) is not None:
         rows.append(row)
+        queue.done(replica, row)
     return rows
 
 
@@ -72,12 +73,13 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @rule(replica=st.integers(0, 4), num=st.integers(1, 6))
     def take(self, replica, num) -> None:
-        """Somebody who asks gets a request as long as any waits, and no request is with two."""
+        """Somebody idle who asks gets a request as long as any waits, and no request is with two."""
         replica %= self.num_replicas
         for _ in range(num):
             row = self.queue.take(replica)
-            assert (row is None) == (not self.waiting)
-            if row is not None:
+            if row is None:  # one that has nothing to do gets what there is
+                assert not self.waiting or self.held[replica]
+            else:
                 self.waiting.remove(row)
                 self.held[replica].append(row)
 
@@ -97,6 +99,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         replica = data.draw(st.sampled_from([r for r, rows in enumerate(self.held) if rows]))
         row = data.draw(st.sampled_from(self.held[replica]))
         self.held[replica].remove(row)
+        self.queue.done(replica, row)
         assert row not in self.finished
         self.finished.add(row)
 
@@ -104,7 +107,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def die(self, replica, other) -> None:
         """What a replica held is queued again, for itself or for one that takes its place."""
         replica, other = replica % self.num_replicas, other % self.num_replicas
-        self.queue.give_back(other, self.held[replica])
+        self.queue.give_back(other, self.held[replica], holder=replica)
         self.waiting.update(self.held[replica])
         self.held[replica] = []
 
@@ -119,6 +122,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whoever is left does all the rest."""
         if hasattr(self, "queue"):
+            for row in self.held[0]:
+                self.queue.done(0, row)
             assert sorted(drain(self.queue, 0)) == sorted(self.waiting)
             held = {row for rows in self.held for row in rows}
             assert self.waiting | held | self.finished == set(self.rank)
@@ -194,6 +199,24 @@ def test_a_unit_that_is_all_there_is_left_is_divided() -> None:
     queue, (own, _) = make_queue([[(5, 1.0)] * 10, []])
     assert queue.take(1) == own[5]
     assert (queue.num_steals, queue.num_stolen) == (1, 5)
+
+
+def test_a_replica_takes_only_from_one_that_has_twice_as_much_to_do() -> None:
+    """At the end all batches are full; one would only run slower with what another is about to start."""
+    queue, (own, other) = make_queue([[(n, 1.0) for n in range(8)], [(9 + n, 1.0) for n in range(8)]])
+    assert drain_n(queue, 0, 6) == own[:6]
+    assert drain_n(queue, 1, 8) == other
+    assert queue.take(1) is None
+    for row in other[:4]:
+        queue.done(1, row)
+    assert queue.take(1) == own[7]
+
+
+def test_the_part_of_a_lost_replica_is_taken_at_once() -> None:
+    """Nobody else will start it soon."""
+    queue, (own, other) = make_queue([[(n, 1.0) for n in range(4)], [(9 + n, 1.0) for n in range(8)]])
+    assert drain_n(queue, 1, 8) == other
+    assert queue.take(1) in own
 
 
 def test_the_part_with_most_time_left_is_stolen_from() -> None:

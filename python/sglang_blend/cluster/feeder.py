@@ -229,6 +229,7 @@ class ClusterFeeder:
             nonlocal is_lost
             try:
                 await run_one(row, replica.answer)
+                queue.done(place.slot, row)
                 counts.num_done += 1
                 counts.last_s = time.monotonic() - self._began
             except ReplicaLost:

@@ -152,4 +152,5 @@ class _WindowFeed:
 
     def release(self, request: int) -> None:
         """Finished."""
+        self._queue.done(self._replica, request)
         self._num_running -= 1
