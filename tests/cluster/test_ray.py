@@ -111,6 +111,20 @@ def test_a_job_in_parts_that_was_killed_goes_on_from_them(tmp_path: Path) -> Non
     assert sorted(answers_in_parts(tmp_path)) == sorted(f"r{number}" for number in range(900))
 
 
+def test_two_jobs_on_one_machine_have_a_ray_each(tmp_path: Path) -> None:
+    """The first ends, and stops its Ray, while the second runs."""
+    for name, num_lines in (("first", 100), ("second", 900)):
+        (tmp_path / name).mkdir()
+        completions(tmp_path / name / "batch.jsonl", num_lines)
+    script = TESTS / "cluster" / "ray_job.py"
+    first = start_script(script, tmp_path / "first" / "batch.jsonl", "0")
+    time.sleep(5)
+    done = run_script(script, tmp_path / "second" / "batch.jsonl", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert first.wait() == 0
+    assert (tmp_path / "second" / "batch.output.jsonl").read_bytes().count(b"\n") == 900
+
+
 def test_a_machine_that_dies_is_replaced_by_one_that_comes_later(tmp_path: Path) -> None:
     completions(tmp_path / "batch.jsonl", 900)
     done = run_script(TESTS / "cluster" / "ray_nodes.py", tmp_path / "batch.jsonl")

@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sglang_blend.cluster.config import ClusterConfig
@@ -151,16 +152,13 @@ class RayCluster:
     def _connect(self) -> str | None:
         ray = self._ray
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        address = self._config.ray_address or os.environ.get("RAY_ADDRESS")
+        address = self._config.ray_address or os.environ.get("RAY_ADDRESS") or _started_here()
         if address is None:
-            try:
-                context = ray.init(address="auto", **options)
-            except ConnectionError:
-                logger.info("No Ray cluster is here; starting Ray for this job.")
-                self.is_ours = True
-                # Ray would run its workers at the lowest priority, and with them the engines.
-                os.environ.setdefault("RAY_worker_niceness", "0")
-                context = ray.init(address="local", **options)
+            logger.info("No Ray cluster is here; starting Ray for this job.")
+            self.is_ours = True
+            # Ray would run its workers at the lowest priority, and with them the engines.
+            os.environ.setdefault("RAY_worker_niceness", "0")
+            context = ray.init(address="local", **options)
         else:
             try:
                 _knock(address)
@@ -224,6 +222,21 @@ class RayCluster:
             )
             .remote(self._argv, supervision, slot=slot, num_threads=self.resources.num_threads, parts=parts)
         )
+
+
+def _started_here() -> str | None:
+    """Address of the cluster that `ray start` made this machine a part of; None where none runs.
+
+    Ray's own `auto` also finds a Ray that another program has started for itself and will stop. Source:
+    Ray's `ray_current_cluster`, which `ray start` writes and `ray stop` empties.
+    """
+    noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        address = noted.read_text().strip()
+        _knock(address)
+    except OSError:
+        return None
+    return address or None
 
 
 def _knock(address: str) -> None:
