@@ -174,13 +174,16 @@ def test_two_replicas_answer_as_one_engine_does(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_bytes(content)
         done = launch("--file", tmp_path / f"{name}.jsonl", "--max-total-tokens", "20000", *flags)
         assert done.returncode == 0, done.stderr
-        records = [orjson.loads(line) for line in (tmp_path / f"{name}.output.jsonl").open("rb")]
+        output = (tmp_path / f"{name}.output.jsonl").read_bytes()
+        records = [orjson.loads(line) for line in output.splitlines()]
         assert len(records) == 40
         answers[name] = {
             record["custom_id"]: record["response"]["body"]["choices"][0]["message"]["content"]
             for record in records
         }
     assert answers["two"] == answers["one"]
-    assert (tmp_path / "two.steps.jsonl").stat().st_size > 0
-    assert (tmp_path / "two.steps.jsonl.1").stat().st_size > 0
+    # A replica that is ready first may have done all of so small a job when the other is.
+    steps = list(tmp_path.glob("two.steps.jsonl*"))
+    assert steps
+    assert all(file.stat().st_size for file in steps)
     assert (tmp_path / "two.report.html").exists()

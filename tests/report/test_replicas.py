@@ -57,6 +57,14 @@ def test_every_replica_has_a_row_and_the_chart_its_lines(tmp_path: Path, num_rep
     assert max(chart.columns[sorted(lines)[0]]) > 0
 
 
+def test_a_replica_that_did_nothing_leaves_the_timeline_to_another(tmp_path: Path) -> None:
+    replicas_section(tmp_path, 2)
+    (tmp_path / "batch.steps.jsonl").unlink()
+    job = read_job(tmp_path / "batch.output.jsonl")
+    assert [len(engines) for engines in job.replicas] == [0, 1]
+    assert job.engines == job.replicas[1]
+
+
 def test_a_job_on_one_engine_has_no_such_section(tmp_path: Path) -> None:
     page: Any = job_page(read_job(write_job(tmp_path)))
     assert "Replicas" not in [section.title for section in page.sections]

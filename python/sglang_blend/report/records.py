@@ -49,7 +49,7 @@ class JobRecord:
         name: of the output, or of what was simulated.
         summary: content of the summary file.
         runs: in the order they ran; a resumed job has several.
-        engines: what each engine did, step by step; those of the first replica where there are several.
+        engines: what each engine did, step by step; where there are several replicas, those of the first that has steps.
         replicas: the engines of each replica; empty for a job on one.
         failures: by reason, the most frequent first.
         simulated: nothing of it was measured.
@@ -94,9 +94,10 @@ def read_job(output: Location, *, summary_file: Location | None = None) -> JobRe
             "ran."
         )
     runs = list(_runs(files.runs_file)) if files.runs_file.exists() else []
-    engines = _engines(files.steps_file)
     num_replicas = max((run.end["cluster"]["replicas"] for run in runs if "cluster" in run.end), default=0)
     replicas = [_engines(_of_rank(files.steps_file, slot)) for slot in range(num_replicas)]
+    # One that was ready when the job was nearly done has no steps.
+    engines = next(filter(None, replicas), []) if replicas else _engines(files.steps_file)
     return JobRecord(
         name=str(summary["output"]),
         summary=summary,
@@ -268,7 +269,7 @@ def _notes(files: JobFiles, runs: list[Run], engines: list[EngineSteps], num_rep
     if any(not run.end for run in runs):
         yield "A run was killed before it could write how it ended; its steps are in the timeline."
     if num_replicas > 1:
-        yield f"The charts over time are those of the first of {num_replicas} replicas."
+        yield f"The charts over time are those of the first of {num_replicas} replicas that has steps."
         return
     ranks = len(list(files.steps_file.parent.glob(f"{files.steps_file.name}.[0-9]*")))
     if ranks:
