@@ -49,7 +49,7 @@ class JobRecord:
         name: of the output, or of what was simulated.
         summary: content of the summary file.
         runs: in the order they ran; a resumed job has several.
-        engines: what each engine did, step by step; where there are several replicas, those of the first that has steps.
+        engines: what each engine did, step by step; of several replicas, those of the first that has steps.
         replicas: the engines of each replica; empty for a job on one.
         failures: by reason, the most frequent first.
         simulated: nothing of it was measured.
