@@ -12,7 +12,8 @@ checked and thrown away. Every start takes as long as the
 engine needs, on the CPU about a minute. Prints one JSON object; the exit code says whether all was right.
 
 Checked are: each custom_id has exactly one record and each line of the output is whole; answers equal those
-of the undisturbed run (temperature 0, float32); some seconds after a kill no process of the job is left.
+of the undisturbed run (temperature 0, float32); some seconds after a kill no process of the job is left,
+of Ray's own two idle helpers a minute.
 Flags that this script does not know are passed on to the job.
 """
 
@@ -37,6 +38,9 @@ MARK = "SGLANG_BLEND_KILL_TEST"
 # What processes call themselves.
 TITLES = {"scheduler": b"sglang::scheduler", "replica": b"ray::ReplicaWorker"}
 ORPHAN_PATIENCE_S = 20.0
+# Two helpers of the Ray that a job has started look for its server for a minute before they end.
+RAY_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+RAY_AGENT_PATIENCE_S = 120.0
 # Part of the kills that come at any time from the start on; the others wait for a number of answers.
 ANY_MOMENT_RATIO = 0.3
 
@@ -145,6 +149,8 @@ class KillTest:
         job.process.kill()
         job.process.wait()
         left = job.wait_until_gone(ORPHAN_PATIENCE_S)
+        if left and all(_read(f"/proc/{pid}/cmdline").startswith(RAY_AGENTS) for pid in left):
+            left = job.wait_until_gone(RAY_AGENT_PATIENCE_S)
         self._wrong["orphans"] += len(left)
         for pid in left:
             os.kill(pid, signal.SIGKILL)

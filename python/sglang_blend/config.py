@@ -20,6 +20,8 @@ MAX_PREPARE_WORKERS = 32
 # The window that nobody named: twice what runs at once, so that the scheduler always has a choice.
 WINDOW_FACTOR, LEAST_WINDOW, MOST_WINDOW = 2, 256, 4096
 JOB_ORDERS = order_names()
+# How the engine runs compute beside KV reads (`srt.overlap`).
+OVERLAP_MODES = ("auto", "none", "mixed", "pdmux")
 DEFAULT_FSYNC_INTERVAL_S = 1.0
 OUTPUT_FORMATS = ("jsonl", "parquet")
 TABLE_SUFFIXES = (".jsonl", ".parquet")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sglang_blend import fork
 from sglang_blend.cluster.config import ClusterConfig
-from sglang_blend.config import MAX_PREPARE_WORKERS, JobConfig, resolve_files
+from sglang_blend.config import MAX_PREPARE_WORKERS, OVERLAP_MODES, JobConfig, resolve_files
 from sglang_blend.cores import usable_cores
 from sglang_blend.errors import BlendError, ConfigError
 from sglang_blend.job.engine import RunningEngine
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
     log_to_stderr(args.log_level)
     if args.log_level != DEFAULT_LOG_LEVEL:
         engine_argv = ["--log-level", args.log_level, *engine_argv]
+    if args.overlap != "auto":
+        engine_argv = ["--overlap", args.overlap, *engine_argv]
     with Stop() as stop:
         try:
             config = JobConfig.from_cli_args(args)
@@ -94,6 +96,14 @@ def add_cli_args(parser: argparse.ArgumentParser) -> None:
     """Register the job's options, and those of the command around it."""
     JobConfig.add_cli_args(parser)
     ClusterConfig.add_cli_args(parser)
+    parser.add_argument(
+        "--overlap",
+        choices=OVERLAP_MODES,
+        default="auto",
+        help="compute beside KV reads: in separate steps (none), prefill chunks riding with decode (mixed) or"
+        " separate parts of the GPU (pdmux); auto is none until `sglang-blend calibrate` has run on a GPU"
+        " (default: %(default)s)",
+    )
     parser.add_argument(
         "--log-level",
         choices=LOG_LEVELS,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang_blend.core.pacing import peak_tokens, prefill_tokens, token_budget
+from sglang_blend.core.pacing import full_pool_budget, peak_tokens, prefill_tokens, token_budget
 
 
 @given(
@@ -45,3 +45,22 @@ def test_prefill_takes_what_decode_leaves() -> None:
     assert prefill_tokens(500.0, 100, 2048) == 400
     assert prefill_tokens(100.0, 100, 2048) == 32
     assert prefill_tokens(9000.0, 100, 2048) == 2048
+
+
+def test_far_from_the_end_the_budget_follows_from_machine_and_density_alone() -> None:
+    """The same number as with sums over a large job of that density."""
+    density, token_s, read_s, pool = 1.1, 1e-4, 1e-7, 300_000
+    steps = 50.0 * pool
+    whole_job = token_budget(
+        remaining_compute_s=density * read_s * steps,
+        token_compute_s=token_s,
+        remaining_token_steps=steps,
+        longest_remaining_len=20.0,
+        kv_pool_tokens=pool,
+        root_density=density,
+    )
+    budget = full_pool_budget(
+        token_compute_s=token_s, token_read_s=read_s, kv_pool_tokens=pool, root_density=density
+    )
+    assert budget == pytest.approx(whole_job)
+    assert budget == pytest.approx(0.9 * density * pool * read_s / token_s)

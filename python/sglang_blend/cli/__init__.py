@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from sglang_blend import __version__
-from sglang_blend.cli import bench, fork, plan, report, run, simulate
+from sglang_blend.cli import bench, calibrate, fork, plan, report, run, simulate
 from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
 
-SUBCOMMANDS = (run, plan, simulate, bench, report, fork)
+SUBCOMMANDS = (run, plan, simulate, bench, calibrate, report, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -105,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
         BlendError: a value that is not allowed, or a file that cannot be used.
     """
     config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
-    engine = EngineConfig(mode=args.mode)
     if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
         raise ConfigError(f"--price-per-hour is {args.price_per_hour}; give 0 or more, in any currency.")
     cost = RooflineCost(
@@ -115,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
         pool_tokens=args.max_total_tokens,
         shared_reads=break_even_of(args.hardware) if args.shared_reads else None,
     )
+    engine = EngineConfig(mode=args.mode).on(cost.hardware)
     tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
     batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens)
     begin = time.perf_counter()

@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
                 paced=args.paced,
                 admission=args.admission,
                 eviction=args.eviction,
-            )
+            ).on(cost.hardware)
             chosen = replace(config, order=order)
             if counts is not None:
                 records = replica_records(

@@ -48,6 +48,33 @@ def token_budget(
     return theta * (remaining_compute_s / token_compute_s) / steps
 
 
+def full_pool_budget(
+    *, token_compute_s: float, token_read_s: float, kv_pool_tokens: int, root_density: float
+) -> float:
+    """n* of a job far from its end: as `token_budget` while steps are bound by the pool, not by one request.
+
+    Then compute and token-steps stay in the root's proportion, and only the machine and the root's density
+    are left in the formula. For a scheduler, which sees a window of the job.
+
+    Args:
+        token_compute_s: compute time of one token in a GEMM, seconds.
+        token_read_s: time to read the KV of one token in decode, seconds.
+        kv_pool_tokens: M.
+        root_density: of the job.
+
+    Returns:
+        Tokens a step, prefill and decode together; above 0.
+    """
+    return token_budget(
+        remaining_compute_s=root_density * token_read_s * kv_pool_tokens,
+        token_compute_s=token_compute_s,
+        remaining_token_steps=kv_pool_tokens,
+        longest_remaining_len=0.0,
+        kv_pool_tokens=kv_pool_tokens,
+        root_density=root_density,
+    )
+
+
 def prefill_tokens(budget: float, num_running: int, chunk_len: int) -> int:
     """Prefill tokens of a step under a token budget: what decode leaves, 32 to `chunk_len`.
 

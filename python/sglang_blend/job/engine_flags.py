@@ -21,6 +21,7 @@ SAME_ANSWERS = (
     "mem-fraction-static", "max-running-requests", "max-queued-requests", "max-total-tokens",
     "max-prefill-tokens", "prefill-", "chunked-prefill-size", "enable-dynamic-chunking", "schedule-",
     "scheduler-", "retraction-", "page-size", "enable-mixed-chunk", "disable-overlap-schedule",
+    "overlap", "enable-pdmux", "pdmux-",
     "num-continuous-decode-steps", "enable-prefill-delayer", "min-free-slots", "enable-priority",
     "disable-priority", "priority-", "stream", "enable-two-batch-overlap", "enable-single-batch-overlap",
     "max-loras-per-batch", "max-loaded-loras", "max-mamba-cache-size", "swa-full-tokens-ratio",

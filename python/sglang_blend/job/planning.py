@@ -158,7 +158,7 @@ class JobPlan:
         return MakespanPredictor(
             self._table,
             self._cost,
-            ENGINE,
+            ENGINE.on(self._cost.hardware),
             tree=self.tree,
             max_requests=_SIMULATED,
             seed=self.config.seed,

@@ -7,6 +7,7 @@ from typing import Any
 
 from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.errors import ConfigError
+from sglang_blend.perf.calibrated import calibrated
 from sglang_blend.perf.hardware import HARDWARE, Hardware, hardware, known_names
 from sglang_blend.perf.hf_config import shape_from_config
 from sglang_blend.perf.roofline import RooflineCost
@@ -17,11 +18,14 @@ _FALLBACK = "H100"
 
 
 def hardware_of_device(device_name: str) -> Hardware:
-    """The record of an accelerator ("NVIDIA H200", "cpu", ...); of an unknown one that of an H100.
+    """The record of an accelerator ("NVIDIA H200", "cpu", ...): the calibrated one, else that of the table;
+    of an unknown one that of an H100.
 
     Only the ratio of compute to bandwidth matters for a plan, and it varies little between data-centre
     accelerators.
     """
+    if (record := calibrated(device_name)) is not None:
+        return record
     folded = device_name.upper().replace(" ", "").replace("-", "")
     for name in sorted(known_names(), key=len, reverse=True):
         # A driver puts words between them: "NVIDIA A100-SXM4-80GB" is an A100-80.

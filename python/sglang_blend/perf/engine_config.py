@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.perf.hardware import Hardware
 from sglang_blend.perf.kv_pool import EvictionPolicy
 from sglang_blend.perf.roofline import RooflineCost
 
@@ -88,6 +89,18 @@ class EngineConfig:
             )
         if not 0 < self.pace_factor < 100:
             raise ConfigError(f"pace_factor is {self.pace_factor}, allowed is above 0, below 100; 1 is n*.")
+
+    def on(self, hardware: Hardware) -> EngineConfig:
+        """The same engine with the constants that were measured on a machine; others stay."""
+        measured = hardware.measured
+        if measured is None:
+            return self
+        return replace(
+            self,
+            step_overhead_s=measured.step_overhead_s or self.step_overhead_s,
+            pdmux_bandwidth_gain=measured.bandwidth_gain or self.pdmux_bandwidth_gain,
+            pdmux_contention=measured.contention or self.pdmux_contention,
+        )
 
     def budget_tokens(self, cost: RooflineCost) -> int:
         """The largest number of tokens in a step with prefill.

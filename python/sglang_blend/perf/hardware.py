@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.perf.measured_rates import MeasuredRates
 
 GIB = 2**30
 
@@ -36,6 +37,7 @@ class Hardware:
         fp8_speedup: compute rate with 8-bit weights and activations over the 16-bit rate; 1 where absent.
         source: where the vendor figures are from.
         effective_source: where the effective rates are from.
+        measured: what `sglang-blend calibrate` found; None takes the effective rates for all.
     """
 
     name: str
@@ -47,11 +49,12 @@ class Hardware:
     fp8_speedup: float = 1.0
     source: str = "user"
     effective_source: str = "user"
+    measured: MeasuredRates | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str) and not (math.isfinite(value) and value > 0):
+            if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
                 raise ConfigError(
                     f"hardware {self.name!r}: {field.name} is {value}, allowed is a finite number above 0; "
                     "correct the hardware record."
@@ -74,6 +77,7 @@ class Hardware:
             effective_flop_per_s=self.peak_flop_per_s,
             effective_bytes_per_s=self.peak_bytes_per_s,
             effective_source="vendor peak",
+            measured=None,
         )
 
     def to_json(self) -> bytes:
@@ -226,8 +230,10 @@ def hardware_from_dict(record: dict[str, object]) -> Hardware:
         if not isinstance(base, str):
             raise ConfigError(f"hardware record: base is {base!r}; allowed are {', '.join(HARDWARE)}.")
         values = {**asdict(hardware(base)), "effective_source": "user", **values}
-    typed: dict[str, object] = {}
+    typed: dict[str, object] = {"measured": MeasuredRates.from_json(values.pop("measured", None))}
     for field in fields(Hardware):
+        if field.name == "measured":
+            continue
         if field.name not in values:
             if field.name in ("fp8_speedup", "source", "effective_source"):
                 continue

@@ -19,6 +19,7 @@ from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast
 from sglang_blend.perf.segments import SegmentTree
+from sglang_blend.perf.sm_split import SplitWork, best_share
 from sglang_blend.perf.step_time import StepTimer
 
 # Part of the pool that the remaining decode steps of pdmux are assumed to fill.
@@ -130,16 +131,12 @@ class Pacer:
 
     def split(self, rest: Remaining, batch_size: int) -> float:
         """Share of the multiprocessors for decode beside prefill (pdmux)."""
-        decode_s = rest.output_tokens * self._token_s
-        memory_s = rest.token_steps * self._read_s
         steps = max(rest.token_steps / (_POOL_FILL * self._kv_pool_tokens), rest.longest_len, 1.0)
-        weights_s = steps * self._timer.weight_s(batch_size)
-        best, best_s = 1.0, np.inf
-        for share in self._config.pdmux_splits:
-            bandwidth = min(1.0, self._config.pdmux_bandwidth_gain * share)
-            decode = max(decode_s / share, weights_s / bandwidth) + memory_s / bandwidth
-            prefill = rest.prefill_s / (1.0 - share)
-            seconds = max(decode, prefill) + 0.1 * min(decode, prefill)
-            if seconds < best_s:
-                best, best_s = share, seconds
-        return best
+        work = SplitWork(
+            prefill_s=rest.prefill_s,
+            decode_gemm_s=rest.output_tokens * self._token_s,
+            weight_read_s=steps * self._timer.weight_s(batch_size),
+            kv_read_s=rest.token_steps * self._read_s,
+        )
+        shares = self._config.pdmux_splits
+        return shares[best_share(work, shares, self._config.pdmux_bandwidth_gain)]

@@ -135,29 +135,59 @@ class RooflineCost:
         return self.hardware.effective_bytes_per_s * self.tp_size
 
     @cached_property
+    def _curve(self) -> GemmCurve | None:
+        """Measured seconds of a layer's linear kernels: of this model, or from the machine's GEMM rates.
+
+        Rates were measured on dense layers, so mixtures of experts keep the roofline.
+        """
+        measured = self.hardware.measured
+        if self.gemm_curve is not None or measured is None or self.shape.num_experts:
+            return self.gemm_curve
+        num_tokens = np.array(measured.gemm_tokens)
+        speedup = self.flop_per_s / self.hardware.effective_flop_per_s  # ranks, and 8-bit weights
+        layer_flop = 2.0 * self.shape.active_params / self.shape.num_layers * num_tokens
+        layer_s = layer_flop / (np.array(measured.gemm_flop_per_s) * speedup)
+        return GemmCurve(num_tokens=num_tokens, layer_s=layer_s, source=self.hardware.name)
+
+    @property
+    def has_linear_gemms(self) -> bool:
+        """Whether the linear layers' time is proportional to the tokens, above the time to read weights."""
+        return self._curve is None and not self.shape.num_experts
+
+    @cached_property
     def token_s(self) -> float:
         """Seconds of linear layers per token in a large step."""
-        if self.gemm_curve is not None:
-            return self.gemm_curve.token_s * self.shape.num_layers
+        if self._curve is not None:
+            return self._curve.token_s * self.shape.num_layers
         return 2.0 * self.shape.active_params / self.flop_per_s
 
     def gemm_s(self, num_tokens: float) -> float:
         """Seconds of the linear layers' arithmetic for a step (no floor for reading weights)."""
-        if self.gemm_curve is not None:
-            return self.gemm_curve.seconds(num_tokens) * self.shape.num_layers
+        if self._curve is not None:
+            return self._curve.seconds(num_tokens) * self.shape.num_layers
         return num_tokens * self.token_s
 
     def weight_s(self, num_tokens: float) -> float:
         """Seconds to read the weights that a step of `num_tokens` touches once."""
-        if self.gemm_curve is not None:
-            return self.gemm_curve.floor_s * self.shape.num_layers
+        if self._curve is not None:
+            return self._curve.floor_s * self.shape.num_layers
         return self.shape.active_weight_bytes(num_tokens) / self.bytes_per_s
 
     @cached_property
     def _attention_flop_per_s(self) -> float:
-        return (
-            self.hardware.effective_flop_per_s * self.tp_size
-        )  # attention runs in 16 bit whatever the weights are
+        measured = self.hardware.measured
+        rate = (
+            self.hardware.effective_flop_per_s if measured is None else measured.prefill_attention_flop_per_s
+        )
+        return rate * self.tp_size  # attention runs in 16 bit whatever the weights are
+
+    @cached_property
+    def _kv_read_bytes_per_s(self) -> float:
+        measured = self.hardware.measured
+        rate = (
+            self.hardware.effective_bytes_per_s if measured is None else measured.decode_attention_bytes_per_s
+        )
+        return rate * self.tp_size
 
     @cached_property
     def pair_s(self) -> tuple[float, float]:
@@ -172,7 +202,7 @@ class RooflineCost:
         """Seconds per cached token that one decode step reads, over the full layers and over the windowed
         ones.
         """
-        read = self.shape.kv_bytes_per_token(self.tp_size) / self.shape.num_layers / self.bytes_per_s
+        read = self.shape.kv_bytes_per_token(self.tp_size) / self.shape.num_layers / self._kv_read_bytes_per_s
         one = max(read, self.shape.decode_flop_per_pair / self._attention_flop_per_s)
         return one * self.shape.num_full_layers, one * self.shape.num_window_layers
 

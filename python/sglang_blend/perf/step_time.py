@@ -34,7 +34,7 @@ class StepTimer:
         self._full_read_s, self._window_read_s = cost.kv_read_s
         self._full_pair_s, self._window_pair_s = cost.pair_s
         self._window = float(cost.shape.window or 0)
-        self._dense = not cost.shape.num_experts and cost.gemm_curve is None
+        self._dense = cost.has_linear_gemms
         self._weight_s = cost.weight_s(1.0)
         self._token_s = cost.token_s
 

@@ -12,6 +12,7 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.srt.overlap import FLAGS_OF_MODE, check_device, chosen_mode, split_overlap
 from sglang_blend.srt.platform import BlendCpuPlatform
 
 # Given before the user's flags, so that the user's win.
@@ -39,7 +40,7 @@ def with_engine_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def server_args(argv: Sequence[str]) -> ServerArgs:
-    """Parse SGLang's flags.
+    """Parse SGLang's flags, and our `--overlap` among them.
 
     Raises:
         ConfigError: a flag is unknown or its value is not allowed.
@@ -47,10 +48,18 @@ def server_args(argv: Sequence[str]) -> ServerArgs:
     load_plugins()
     on_cpu = isinstance(current_platform, BlendCpuPlatform)
     defaults = OFFLINE_DEFAULTS + (CPU_DEFAULTS if on_cpu else ())
+    mode, given = split_overlap(argv)
+    check_device(mode)
+    if mode == "auto":
+        mode = chosen_mode(lambda: _parsed([*defaults, *given]))
+    return _parsed([*defaults, *FLAGS_OF_MODE[mode], *given])
+
+
+def _parsed(argv: list[str]) -> ServerArgs:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return prepare_server_args([*defaults, *argv])
+            return prepare_server_args(argv)
     except SystemExit as e:
         if not e.code:
             raise  # --help

@@ -21,6 +21,7 @@ from sglang.srt.platforms.interface import SRTPlatform
 
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt.attention_backend import ATTENTION_BACKEND
+from sglang_blend.srt.cpu.dtype import has_fast_bfloat16
 from sglang_blend.srt.cpu.threads import set_thread_defaults
 
 if TYPE_CHECKING:
@@ -39,11 +40,6 @@ def activate() -> str | None:
     if os.environ.get("SGLANG_USE_CPU_ENGINE") == "1" or torch.accelerator.is_available():
         return None
     return _QUALNAME
-
-
-def _has_fast_bfloat16() -> bool:
-    """Without AVX-512 BF16 or AMX, bfloat16 products run about 4 times slower than float32 ones."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -77,7 +73,7 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
             raise ConfigError(
                 f"--page-size {server_args.page_size}: without an accelerator only 1 is served."
             )
-        if server_args.dtype == "auto" and not _has_fast_bfloat16():
+        if server_args.dtype == "auto" and not has_fast_bfloat16():
             server_args.dtype = "float32"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"
         # On the device "cpu" SGLang has already filled in intel_amx, which needs the kernels we do without.

@@ -26,6 +26,7 @@ from sglang.srt.server_args import add_schedule_policy_choices, get_global_serve
 from sglang_blend import fork
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt import attention_backend
+from sglang_blend.srt.sm_groups import stream_group
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -153,6 +154,18 @@ def _get_internal_state(result: Any, scheduler: Scheduler, *args: Any) -> Any:
     return result
 
 
+def _choose_stream_group(
+    original: Callable[..., int], scheduler: Scheduler, running_batch: ScheduleBatch
+) -> int:
+    """Under PD-multiplexing our policies divide the GPU by the work that is left, where it is calibrated."""
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+
+    policy = scheduler.policy
+    if not isinstance(policy, BlendSchedulePolicy) or scheduler.pdmux_config.manual_divisions:
+        return original(scheduler, running_batch)
+    return stream_group(policy, scheduler.sm_counts) or original(scheduler, running_batch)
+
+
 # Every function of SGLang 0.5.17 that is hooked.
 _HOOKS: tuple[tuple[str, HookType, Callable[..., Any]], ...] = (
     ("sglang.srt.mem_cache.registry.create_tree_cache", HookType.AROUND, _create_tree_cache),
@@ -160,5 +173,10 @@ _HOOKS: tuple[tuple[str, HookType, Callable[..., Any]], ...] = (
     ("sglang.srt.managers.scheduler.Scheduler.run_batch", HookType.AROUND, _run_batch),
     ("sglang.srt.managers.scheduler.Scheduler._add_request_to_queue", HookType.BEFORE, _queue_again),
     ("sglang.srt.managers.scheduler.Scheduler.get_internal_state", HookType.AFTER, _get_internal_state),
+    (
+        "sglang.srt.multiplex.multiplexing_mixin.SchedulerMultiplexMixin.choose_stream_group",
+        HookType.AROUND,
+        _choose_stream_group,
+    ),
     ("sglang.srt.utils.common.support_triton", HookType.AROUND, attention_backend.support_triton),
 )

@@ -25,7 +25,9 @@ from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.radix_cache import RadixKey, TreeNode
 
 from sglang_blend.core.dual_scanner import account_side
+from sglang_blend.core.pacing import full_pool_budget, prefill_tokens
 from sglang_blend.core.request import Side
+from sglang_blend.perf.sm_split import SplitWork
 from sglang_blend.scheduling.balance import SideBalance
 from sglang_blend.scheduling.front import FrontOfQueue
 from sglang_blend.scheduling.hints import HintError, Hints, read_hints
@@ -70,6 +72,7 @@ class Counters:
         retracted: requests whose memory was taken back; they are computed again.
         refused_hints: requests whose hints could not be used.
         plans: pools planned here, without hints.
+        paced_passes: prefill passes in mixed chunk that were given less than a chunk.
         admission_s: seconds spent on deciding about single requests.
     """
 
@@ -83,6 +86,7 @@ class Counters:
     retracted: int = 0
     refused_hints: int = 0
     plans: int = 0
+    paced_passes: int = 0
     admission_s: float = 0.0
 
 
@@ -174,6 +178,61 @@ class BlendSchedulePolicy(SchedulePolicy):
         heads = [self._waiting.ahead(side, 0) for side in (Side.LEFT, Side.RIGHT)]
         nodes = [self._cache.node_of(head.rid) for head in heads if head is not None]
         return [node for node in nodes if node is not None]
+
+    def paced_prefill_tokens(self, num_decoding: int, chunk_tokens: int) -> int:
+        """Prompt tokens that a step may compute beside so many decoding requests, up to `chunk_tokens`.
+
+        All of them where the job's density or the machine is not known, or nobody wants a pace.
+        """
+        nearest = self._nearest()
+        if not self.options.paced_budget or self.cost is None or nearest is None:
+            return chunk_tokens
+        budget = full_pool_budget(
+            token_compute_s=self.cost.token_s,
+            token_read_s=sum(self.cost.kv_read_s),
+            kv_pool_tokens=self.mem_tokens,
+            root_density=nearest.root_density,
+        )
+        tokens = min(prefill_tokens(budget, num_decoding, chunk_tokens), chunk_tokens)
+        self.counters.paced_passes += tokens < chunk_tokens
+        return tokens
+
+    def _nearest(self) -> Waiting | None:
+        """The waiting request that is next in the plan."""
+        heads = [self._waiting.ahead(side, 0) for side in (Side.LEFT, Side.RIGHT)]
+        return min((head for head in heads if head is not None), key=lambda head: head.key, default=None)
+
+    def split_work(self) -> SplitWork | None:
+        """What waiting and running requests have still to do; None without a cost model.
+
+        The prompts of those that wait take what the plan's density says, or their own tokens if those take
+        longer: the plan knows who shares, but thinks of the whole job.
+        """
+        if self.cost is None:
+            return None
+        token_s, read_s = self.cost.token_s, sum(self.cost.kv_read_s)
+        prompt_tokens = output = token_steps = waiting_output = waiting_steps = longest = 0.0
+        for waiting in self._waiting:
+            mean = waiting.mean_len
+            prompt_tokens += max(waiting.prompt_len - waiting.shared_len, 1)
+            waiting_output += mean
+            waiting_steps += mean * (waiting.prompt_len + mean / 2)
+        for running in self.running.values():
+            generated = len(running.req.output_ids)
+            left = max(running.mean_len - generated, running.mean_len / 8, 1.0)
+            output += left
+            token_steps += left * (running.prompt_len + generated + left / 2)
+            longest = max(longest, left)
+        nearest = self._nearest()
+        density = 0.0 if nearest is None else nearest.root_density
+        planned_s = density * waiting_steps * read_s - waiting_output * token_s
+        steps = max((token_steps + waiting_steps) / self.mem_tokens, longest, 1.0)
+        return SplitWork(
+            prefill_s=max(prompt_tokens * token_s, planned_s),
+            decode_gemm_s=(output + waiting_output) * token_s,
+            weight_read_s=steps * self.cost.weight_s(1.0),
+            kv_read_s=(token_steps + waiting_steps) * read_s,
+        )
 
     @property
     def num_waiting(self) -> int:

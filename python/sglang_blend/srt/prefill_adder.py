@@ -55,6 +55,9 @@ class BlendPrefillAdder(PrefillAdder):
         # What the present request asks of the memory: own tokens, tokens to come, tokens newly locked.
         self._asked: tuple[int, float, int] = (0, 0.0, 0)
         super().__init__(*args, **kwargs)
+        num_decoding = self.cur_rem_token_offset  # so many requests will decode in this step: mixed chunk
+        if num_decoding and self.rem_chunk_tokens is not None:
+            self.rem_chunk_tokens = policy.paced_prefill_tokens(num_decoding, self.rem_chunk_tokens)
 
     def _expected_new_tokens(self, req: Req, num_generated: int = 0) -> int:
         expected = super()._expected_new_tokens(req, num_generated)

@@ -1,0 +1,99 @@
+"""`sglang-blend calibrate`: measure the present machine, for the planner and the simulator.
+
+sglang-blend calibrate --model-path meta-llama/Llama-3.1-8B-Instruct
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sglang_blend.errors import ConfigError, OutputError
+from sglang_blend.perf.calibrated import calibrated_file
+from sglang_blend.perf.hardware import Hardware
+
+_DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="measure this machine, for the planner and the simulator",
+        description="Measure copy bandwidth, the rate of a model's linear layers by step size, prefill and"
+        " decode attention and, on a GPU, decode attention on a part of its multiprocessors. A minute or two,"
+        " with nothing else on the machine. Every later job on this kind of device uses the record.",
+        epilog="example: sglang-blend calibrate --model-path meta-llama/Llama-3.1-8B-Instruct",
+    )
+    add = parser.add_argument
+    add("--model-path", help="model folder whose layers are run (default: the demo model)")
+    add("--dtype", default="auto", help=f"{', '.join(_DTYPES)} (default: that of the engine here)")
+    add("--out", type=Path, help="write the record here instead; --hardware FILE reads it")
+    add("--json", action="store_true", help="print the record as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, write, print; returns the exit code.
+
+    Raises:
+        ConfigError: no such dtype or model.
+        OutputError: the record cannot be written.
+    """
+    if args.dtype not in _DTYPES:
+        raise ConfigError(f"--dtype {args.dtype!r} is unknown; {', '.join(_DTYPES)} are allowed.")
+    from sglang_blend.srt.cpu.threads import set_thread_defaults
+
+    set_thread_defaults()  # before torch starts threads; as the engine has them
+    from sglang_blend.srt.calibration.engine_dtype import engine_dtype
+    from sglang_blend.srt.calibration.machine import measure
+
+    model_config, model = _model(args.model_path)
+    record = measure(model_config, model, engine_dtype(args.dtype))
+    path = args.out or calibrated_file(record.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(record.to_json())
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}; name another file with --out."
+        ) from error
+    print(record.to_json().decode() if args.json else _in_words(record, path))
+    return 0
+
+
+def _model(path: str | None) -> tuple[dict[str, Any], str]:
+    """Content of its config.json, and its name."""
+    if path is None:
+        from sglang_blend.demo_model import NAME, demo_model_path
+
+        folder, name = demo_model_path(), NAME
+    else:
+        folder, name = Path(path), Path(path).name
+    try:
+        return json.loads((folder / "config.json").read_bytes()), name
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model-path {path!r} has no readable config.json ({error}).") from error
+
+
+def _in_words(record: Hardware, path: Path) -> str:
+    measured = record.measured
+    assert measured is not None, "measure gives it"
+    lines = [
+        f"{record.name}, layers of {measured.model}",
+        f"  copies                 {record.effective_bytes_per_s / 1e9:10,.1f} GB/s read and written",
+        f"  prefill attention      {measured.prefill_attention_flop_per_s / 1e12:10,.3f} TFLOP/s",
+        f"  decode attention       {measured.decode_attention_bytes_per_s / 1e9:10,.1f} GB/s of KV",
+        "  linear layers, tokens a step and TFLOP/s:",
+    ]
+    rates = zip(measured.gemm_tokens, measured.gemm_flop_per_s, strict=True)
+    lines += [f"    {tokens:6,.0f} {rate / 1e12:14,.3f}" for tokens, rate in rates]
+    shares = zip(measured.sm_shares, measured.sm_share_bandwidth, strict=True)
+    lines += [
+        f"  decode on {share:4.0%} of the multiprocessors: {part:4.0%} of that" for share, part in shares
+    ]
+    if measured.contention is not None:
+        lines.append(f"  beside GEMMs on the others it takes {measured.contention:.2f} x as long")
+    return "\n".join([*lines, f"Written to {path}."])

@@ -1,0 +1,41 @@
+"""How long a call takes on a device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+# A measurement repeats the call until it has taken so long, and at least so often.
+_LEAST_S = 0.3
+_LEAST_CALLS = 5
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has nothing to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of a call that ends when the device has done its work; the first two do not count.
+
+    Short kernels are timed in rounds of several calls, so that launching them is not what is measured.
+    """
+    call()
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    once_s = max(time.perf_counter() - start, 1e-7)
+    calls = max(1, int(0.01 / once_s)) if device.type == "cuda" else 1
+    found: list[float] = []
+    while len(found) < _LEAST_CALLS or sum(found) * calls < _LEAST_S:
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        synchronize(device)
+        found.append((time.perf_counter() - start) / calls)
+    return statistics.median(found)

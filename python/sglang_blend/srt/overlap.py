@@ -1,0 +1,108 @@
+"""`--overlap auto|none|mixed|pdmux`: how the engine runs compute beside KV reads, as SGLang's own flags.
+
+none     prefill and decode in separate steps, as SGLang without flags
+mixed    chunks of prefill ride with decode, with the paced token budget of `srt.policy`
+pdmux    prefill and decode on separate parts of the multiprocessors (NVIDIA, compute capability 6 to 9)
+auto     what the machine's calibration says; none where there is none
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sglang_blend.config import OVERLAP_MODES
+from sglang_blend.errors import ConfigError
+from sglang_blend.perf.calibrated import calibrated
+from sglang_blend.perf.overlap import choose_overlap
+from sglang_blend.srt.engine_cost import device_name
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
+
+FLAG = "--overlap"
+FLAGS_OF_MODE = {
+    "none": (),
+    "mixed": ("--enable-mixed-chunk",),
+    "pdmux": ("--enable-pdmux", "--chunked-prefill-size", "-1", "--disable-overlap-schedule"),
+}
+_MODE_IN_SIMULATOR = {"default": "none", "mixed": "mixed", "pdmux": "pdmux"}
+
+
+def split_overlap(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of `--overlap`, `auto` when it is not there, and the other flags.
+
+    Raises:
+        ConfigError: no such mode.
+    """
+    mode, rest, flags = "auto", [], iter(argv)
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if name == FLAG:
+            mode = value if equals else next(flags, "")
+        else:
+            rest.append(flag)
+    if mode not in OVERLAP_MODES:
+        raise ConfigError(f"{FLAG} {mode!r} is unknown; {', '.join(OVERLAP_MODES)} are allowed.")
+    return mode, rest
+
+
+def check_device(mode: str) -> None:
+    """Refuse what this machine cannot do.
+
+    Raises:
+        ConfigError: pdmux without a GPU that can be divided.
+    """
+    if mode != "pdmux":
+        return
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"{FLAG} pdmux divides an NVIDIA GPU, and there is none; leave it out or take mixed."
+        )
+    major, minor = torch.cuda.get_device_capability()
+    if not 6 <= major <= 9:
+        raise ConfigError(
+            f"{FLAG} pdmux: SGLang divides GPUs of compute capability 6 to 9, this one has {major}.{minor}; "
+            "leave it out or take mixed."
+        )
+
+
+def chosen_mode(parse: Callable[[], ServerArgs]) -> str:
+    """What `auto` means on this machine: a mode, never `auto`.
+
+    Args:
+        parse: the other flags as SGLang has them; called only where there is something to choose.
+    """
+    hardware = calibrated(device_name())
+    if hardware is None or not torch.cuda.is_available():  # a CPU has one set of cores for both
+        return "none"
+    args = parse()
+    if args.enable_mixed_chunk or args.enable_pdmux or args.speculative_algorithm or args.pp_size > 1:
+        return "none"
+    from sglang_blend.perf.hf_config import shape_from_config
+    from sglang_blend.perf.roofline import RooflineCost
+
+    try:
+        cost = RooflineCost(
+            shape=shape_from_config(args.get_model_config().hf_config.to_dict()),
+            hardware=hardware,
+            tp_size=args.tp_size,
+            pool_tokens=args.max_total_tokens,
+        )
+    except ConfigError as error:
+        logger.warning("%s auto is none: no cost model (%s)", FLAG, error)
+        return "none"
+    try:
+        check_device("pdmux")
+        pdmux_allowed = args.chunked_prefill_size in (None, -1)
+    except ConfigError:
+        pdmux_allowed = False
+    choice = choose_overlap(cost, pdmux_allowed=pdmux_allowed)
+    mode = _MODE_IN_SIMULATOR[choice.mode]
+    logger.warning("%s auto is %s (%s).", FLAG, mode, choice.reason)
+    return mode

@@ -1,0 +1,29 @@
+"""Which of SGLang's stream groups decode runs on beside prefill, under PD-multiplexing.
+
+SGLang 0.5.17 (`SchedulerMultiplexMixin`): group 0 is prefill alone, the last one decode alone, those between
+are divisions of the multiprocessors. Stock chooses by the number of decoding requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sglang_blend.perf.sm_split import best_share
+
+if TYPE_CHECKING:
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+
+
+def stream_group(policy: BlendSchedulePolicy, sm_counts: Sequence[tuple[int, int]]) -> int | None:
+    """Index of the division that ends the remaining work soonest; None where the machine is not calibrated.
+
+    Args:
+        sm_counts: (prefill, decode) multiprocessors of each stream group.
+    """
+    measured = None if policy.cost is None else policy.cost.hardware.measured
+    work = policy.split_work()
+    if measured is None or measured.bandwidth_gain is None or work is None or len(sm_counts) < 3:
+        return None
+    shares = [decode / (prefill + decode) for prefill, decode in sm_counts[1:-1]]
+    return 1 + best_share(work, shares, measured.bandwidth_gain)
