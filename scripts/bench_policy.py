@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from sglang_blend.tiny_model import tiny_model_path
+from sglang_blend.random_model import random_model_path
 
 _GROUP, _SHARED, _VOCABULARY = 40, 200, 40_000
 
@@ -52,7 +52,7 @@ def main() -> int:
         write_lines(path, args.lines)
         command = [
             Path(sys.executable).with_name("sglang-blend"), "bench", "--file", path, "--window", args.window,
-            "--policies", args.policies, "--model-path", tiny_model_path(), "--load-format", "dummy",
+            "--policies", args.policies, "--model-path", random_model_path("tiny"), "--load-format", "dummy",
             "--max-total-tokens", args.max_total_tokens, "--max-running-requests", 256,
         ]  # fmt: skip
         return subprocess.run([str(part) for part in command], check=False).returncode

@@ -27,6 +27,7 @@ def _first_difference(a: str, b: str) -> int:
 
 _COLUMNS = (
     ("wall s", "wall_s", "{:.1f}"),
+    ("predicted", "predicted_s", "{:.1f}"),
     ("tok/s", "tokens_per_s", "{:,.0f}"),
     ("computed", "computed_prompt_tokens", "{:,.0f}"),
     ("of minimum", "of_minimum", "{:.3f}"),
@@ -53,7 +54,12 @@ def table(report: dict[str, Any]) -> str:
         groups.setdefault(run["policy"], []).append(run | derived)
     lines = [f"{'policy':14}" + "".join(f"{title:>12}" for title, _, _ in _COLUMNS)]
     for policy, runs in groups.items():
-        cells = [form.format(mean(run[key] for run in runs)) for _, key, form in _COLUMNS]
+        cells = [_cell([run[key] for run in runs], form) for _, key, form in _COLUMNS]
         lines.append(f"{policy:14}" + "".join(f"{cell:>12}" for cell in cells))
     lines.append(f"The prefix tree of all prompts has {minimum:,} tokens: the least that must be computed.")
     return "\n".join(lines)
+
+
+def _cell(values: list[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(mean(known)) if known else "-"

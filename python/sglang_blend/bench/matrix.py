@@ -58,6 +58,7 @@ class WorkerConfig:
         num_shuffles: runs per contender, each with another order of the lines.
         limit: lines to take after the first shuffle; None takes all.
         window: requests with the engine at a time; None as for a job.
+        num_warm_up: requests that run before anything is measured; 0 for none.
         engine_argv: SGLang's flags, the same for every worker.
     """
 
@@ -66,6 +67,7 @@ class WorkerConfig:
     num_shuffles: int
     limit: int | None
     window: int | None
+    num_warm_up: int
     engine_argv: list[str]
 
     @property

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
+from sglang_blend.bench.matrix import PLANNED_POLICIES, UNPLANNED, Contender, WorkerConfig
 from sglang_blend.config import JobConfig
+from sglang_blend.core.cost import IntArray
 from sglang_blend.errors import BlendError, EngineError, InputError
 from sglang_blend.job.engine import Answer, Failure, Prepared, RunningEngine
 from sglang_blend.job.input import BatchFile, BatchLine
@@ -87,14 +88,20 @@ async def _run_contenders(
     runs: list[dict[str, Any]] = []
     tree_minimum = 0
     chosen = np.random.default_rng(0).permutation(len(prepared))[: config.limit]
+
+    async def run_rows(rows: IntArray, contender: Contender) -> tuple[dict[str, Any], int]:
+        with RequestSpool() as spool:
+            for row in rows.tolist():
+                spool.append(*prepared[row])
+            return await _run(batch, engine, spool, contender, config)
+
     async with engine:
+        if config.num_warm_up:
+            await run_rows(chosen[: config.num_warm_up], contenders[0])
         for contender in contenders:
             for shuffle in range(config.num_shuffles):
                 rows = chosen if shuffle == 0 else np.random.default_rng(shuffle).permutation(chosen)
-                with RequestSpool() as spool:
-                    for row in rows.tolist():
-                        spool.append(*prepared[row])
-                    run, tree_minimum = await _run(batch, engine, spool, contender, config)
+                run, tree_minimum = await run_rows(rows, contender)
                 runs.append({"policy": contender.name, "shuffle": shuffle} | run)
     return {"tree_minimum_prompt_tokens": tree_minimum, "runs": runs}
 
@@ -134,6 +141,7 @@ async def _run(
         "tail_s": after["busy_until_s"] - max(after["waited_until_s"], before["busy_until_s"]),
         "policy_ms_per_step": 1e3 * did["policy_s"] / max(did["steps"], 1),
         "order": plan.schedule.order,
+        "predicted_s": _predicted_s(plan, contender),
         "sampled": len(plan.sample),
         "slowest_policy_ms": 1e3 * after["slowest_policy_s"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -142,6 +150,12 @@ async def _run(
         "text": results.text,
     }
     return run, plan.tree.num_unique_tokens
+
+
+def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
+    """Simulated makespan with the lengths that came out; None for orders that the simulator does not know."""
+    fed_in_order = contender.policy in (*PLANNED_POLICIES, "fcfs") and contender.order != UNPLANNED
+    return plan.predict_as_it_turned_out() if fed_in_order else None
 
 
 async def _totals(engine: RunningEngine) -> dict[str, float]:

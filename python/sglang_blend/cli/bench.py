@@ -42,6 +42,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--shuffles", type=int, default=1, help="orders of the lines to run (default: %(default)s)")
     add("--limit", type=int, help="take this many lines after the first shuffle (default: all)")
+    add(
+        "--warm-up",
+        type=int,
+        default=0,
+        metavar="N",
+        help="requests to run before anything is measured (default: %(default)s)",
+    )
     add("--window", type=int, help="requests with the engine at a time (default: as for a job)")
     add("--json", action="store_true", help="print one JSON object instead of the table")
     parser.set_defaults(run=run, takes_engine_flags=True)
@@ -57,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: 1 or more is allowed.")
+    if args.warm_up < 0:
+        raise ConfigError(f"--warm-up {args.warm_up}: 0 or more is allowed.")
     contenders = [Contender.parse(text) for text in args.policies.split(",")]
     report: dict[str, Any] = {"tree_minimum_prompt_tokens": 0, "runs": []}
     for _, group in groupby(contenders, key=lambda contender: contender.policy):
@@ -66,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             num_shuffles=args.shuffles,
             limit=args.limit,
             window=args.window,
+            num_warm_up=args.warm_up,
             engine_argv=args.engine_argv,
         )
         part = _run_worker(config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -57,6 +57,8 @@ class EngineFacts(NamedTuple):
         takes_hints: its schedule policy executes a plan.
         shares_reads: its attention reads KV that requests share once a decode step.
         num_replicas: engines like this one that answer together.
+        mode: how its steps combine prefill and decode: default, mixed or pdmux.
+        chunk_tokens: most tokens of a step with prefill; None where SGLang cuts no prompts.
     """
 
     model_config: dict[str, Any]
@@ -68,6 +70,8 @@ class EngineFacts(NamedTuple):
     takes_hints: bool
     shares_reads: bool = False
     num_replicas: int = 1
+    mode: Literal["default", "mixed", "pdmux"] = "default"
+    chunk_tokens: int | None = None
 
 
 class Failure(NamedTuple):

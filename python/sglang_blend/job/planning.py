@@ -46,8 +46,6 @@ LEAST_TO_SAMPLE = 1000
 _SIMULATED = 4000
 # What is predicted for the report alone may take so many: seconds, when the engine is gone.
 _MOST_SIMULATED = 8000
-# The engine that predictions are for.
-ENGINE = EngineConfig(admission="peak", eviction="demand")
 # Estimates are renewed whenever this part more of the job has finished.
 _RENEW_RATIO = 0.05
 
@@ -75,6 +73,7 @@ class JobPlan:
         self._workload: Workload | None = None
         self._work_s: FloatArray | None = None  # set by make, where there is a cost model
         self._facts = facts
+        self._engine = engine_of(facts, self._cost)
         self.plan_s = 0.0  # what `make` took, seconds
         self.predicted_s: dict[str, float] = {}  # simulated makespan of each order that was looked at
 
@@ -119,6 +118,19 @@ class JobPlan:
         self._hints = PlannedHints(workload, self._schedule)
         self.plan_s = time.monotonic() - started
 
+    def predict_as_it_turned_out(self) -> float | None:
+        """Simulated makespan of the schedule with the true output lengths, seconds; after the job.
+
+        None without a cost model, or while a request has not ended.
+        """
+        observed = self._lengths.observed
+        if not isinstance(self._cost, RooflineCost) or np.isnan(observed).any():
+            return None
+        predictor = MakespanPredictor(
+            self._table, self._cost, self._engine, tree=self.tree, output_len=observed.astype(np.int64)
+        )
+        return predictor(self.schedule)
+
     def predict(self) -> float | None:
         """Simulated makespan of the schedule, seconds, by what was known when it was made.
 
@@ -149,7 +161,7 @@ class JobPlan:
         observed, planned = self._lengths.observed, self.schedule.est_output_len
         output_len = np.where(np.isnan(observed), planned, np.nan_to_num(observed)).astype(np.int64)
         job = SimulatedJob.from_table(self._table, output_len, tree=self.tree)
-        whole = bounds_of(job.tree, output_len, self._cost, ENGINE.interference)
+        whole = bounds_of(job.tree, output_len, self._cost, self._engine.interference)
         return whole.on_replicas(self._num_replicas)
 
     def _predictor(self) -> MakespanPredictor | None:
@@ -158,7 +170,7 @@ class JobPlan:
         return MakespanPredictor(
             self._table,
             self._cost,
-            ENGINE.on(self._cost.hardware),
+            self._engine,
             tree=self.tree,
             max_requests=_SIMULATED,
             seed=self.config.seed,
@@ -226,6 +238,21 @@ class JobPlan:
             return none, f"order {self.config.order} does not look at lengths"
         rng = np.random.default_rng(self.config.seed)
         return choose_sample(self._table, self.tree, self.config.sample_ratio, rng), ""
+
+
+def engine_of(facts: EngineFacts | None, cost: RooflineCost | None) -> EngineConfig:
+    """The engine that predictions are for: as it runs our policies, with what was measured on its machine."""
+    if facts is None:
+        return EngineConfig(admission="peak", eviction="demand")
+    engine = EngineConfig(
+        mode=facts.mode,
+        chunk_tokens=facts.chunk_tokens,
+        paced=facts.mode == "mixed",
+        admission="peak" if facts.takes_hints else "ratio",
+        eviction="demand" if facts.takes_hints else "lru",
+        max_running=facts.max_running_requests,
+    )
+    return engine if cost is None else engine.on(cost.hardware)
 
 
 def cost_of(facts: EngineFacts) -> RooflineCost | None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import orjson
-
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.srt.attention_backend import shares_reads
-from sglang_blend.srt.engine_cost import device_name
+from sglang_blend.srt.engine_cost import device_name, run_config
 from sglang_blend.srt.policy import POLICIES
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ async def engine_facts(engine: Engine) -> EngineFacts:
     manager, args = engine.tokenizer_manager, engine.server_args
     states = await manager.get_internal_state()
     return EngineFacts(
-        model_config=orjson.loads(manager.model_config.hf_config.to_json_string()),
+        model_config=run_config(manager.model_config),
         device_name=device_name(),
         tp_size=args.tp_size,
         kv_pool_tokens=engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"],
@@ -31,4 +29,6 @@ async def engine_facts(engine: Engine) -> EngineFacts:
         max_running_requests=states[0]["effective_max_running_requests_per_dp"],
         takes_hints=args.schedule_policy in POLICIES,
         shares_reads=shares_reads(args),
+        mode="pdmux" if args.enable_pdmux else "mixed" if args.enable_mixed_chunk else "default",
+        chunk_tokens=args.chunked_prefill_size if (args.chunked_prefill_size or -1) > 0 else None,
     )

@@ -18,7 +18,7 @@ from sglang_blend.config import OVERLAP_MODES
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.calibrated import calibrated
 from sglang_blend.perf.overlap import choose_overlap
-from sglang_blend.srt.engine_cost import device_name
+from sglang_blend.srt.engine_cost import device_name, run_config
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -89,7 +89,7 @@ def chosen_mode(parse: Callable[[], ServerArgs]) -> str:
 
     try:
         cost = RooflineCost(
-            shape=shape_from_config(args.get_model_config().hf_config.to_dict()),
+            shape=shape_from_config(run_config(args.get_model_config())),
             hardware=hardware,
             tp_size=args.tp_size,
             pool_tokens=args.max_total_tokens,

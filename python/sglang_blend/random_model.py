@@ -1,0 +1,60 @@
+"""Models with random weights and the demo model's tokenizer, in any known shape.
+
+For measuring everything but the answers, which mean nothing. Load one with `--load-format dummy`: there are
+no weights in its folder. `tiny` has two narrow layers and costs next to nothing: for scheduling, feeding and
+memory.
+
+    python -m sglang_blend.random_model tiny      # prints the folder
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+from sglang_blend.cache_dir import cache_dir
+from sglang_blend.demo_model import demo_model_path
+from sglang_blend.errors import ConfigError
+from sglang_blend.perf.shape_registry import CONFIGS
+
+_TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 32768,
+}
+
+
+def random_model_path(name: str) -> str:
+    """Folder of a model of this shape; made on first use from the demo model's config and tokenizer.
+
+    Args:
+        name: `tiny`, or a Llama-like shape of `perf.shape_registry`.
+
+    Raises:
+        ConfigError: no such shape.
+        DemoModelError: the demo model cannot be fetched.
+    """
+    allowed = ["tiny", *(known for known, config in CONFIGS.items() if config.get("model_type") == "llama")]
+    if name not in allowed:
+        raise ConfigError(f"no random model {name!r}; allowed are {', '.join(allowed)}.")
+    demo, folder = demo_model_path(), cache_dir("models") / f"random-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in demo.iterdir():
+        if file.suffix in (".json", ".jinja", ".txt") and file.name not in ("config.json", "checksums.json"):
+            shutil.copy(file, folder / file.name)
+    config = json.loads((demo / "config.json").read_text())
+    if name == "tiny":
+        config |= _TINY
+    else:
+        config = {key: value for key, value in config.items() if key != "head_dim"} | CONFIGS[name]
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    return str(folder)
+
+
+if __name__ == "__main__":
+    print(random_model_path(*sys.argv[1:]))

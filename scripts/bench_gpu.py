@@ -1,0 +1,196 @@
+"""Policies times overlap modes on a GPU, with the same flags; resumable, so that it fits into short commands.
+
+    scripts/bench_gpu.sh --minutes 9                 # as much as fits; call it again to go on
+    scripts/bench_gpu.sh --table                     # what there is
+
+Parts: `blend` (a pool of 300,000 tokens, 1,696 compute-intensive requests with long shared prefixes and 886
+memory-intensive ones, sharing 58%), `long` (most requests generate for long). Both are token ids with
+`ignore_eos` for a Llama-3-8B shape with random weights, so lengths are exact. `--file` measures a file of
+one's own, with `--model-path`, instead. Every engine runs 32 requests before it is measured and starts each
+run with an empty cache. One JSON file a part, mode and policy lies in `--out`; those that are there are not
+run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from sglang_blend.random_model import random_model_path
+
+POLICIES = ("dual-scan", "stationary", "fcfs@dfs", "fcfs", "lpm", "dfs-weight")
+MODES = ("none", "mixed", "pdmux")
+PARTS = ("blend", "long")
+MODEL = "llama-3-8b"
+_VOCABULARY = 40_000  # of the demo model's tokenizer, 49,152, without its special tokens
+_GROUPS = 60
+_WARM_UP = 32
+
+
+def write_part(path: Path, part: str, scale: float, model: str, seed: int = 0) -> None:
+    """Write a batch file of one part, shuffled.
+
+    Args:
+        scale: of the numbers of requests; the groups that share a prefix get smaller, not fewer.
+    """
+    rng = np.random.default_rng(seed)
+    num_left, num_right = (1696, 886) if part == "blend" else (400, 1600)
+    num_left, num_right = max(1, round(num_left * scale)), max(1, round(num_right * scale))
+    groups = min(_GROUPS, num_left)
+    prefixes = [_ids(rng, rng.integers(1000, 2001)) for _ in range(groups)]
+    bodies = [
+        (prefixes[i % groups] + _ids(rng, rng.integers(200, 501)), int(rng.integers(1, 6)))
+        for i in range(num_left)
+    ]
+    for _ in range(num_right):
+        prompt_len = rng.integers(800, 1601) if part == "blend" else rng.integers(40, 101)
+        output_len = int(min(rng.lognormal(np.log(700 if part == "blend" else 1400), 0.35), 3000))
+        bodies.append((_ids(rng, prompt_len), min(output_len, 1540) if part == "blend" else output_len))
+    with path.open("w") as file:
+        for number in rng.permutation(len(bodies)).tolist():
+            prompt, max_tokens = bodies[number]
+            body = {
+                "model": model,
+                "prompt": prompt,
+                "max_tokens": max_tokens,
+                "ignore_eos": True,
+                "temperature": 0,
+            }
+            line = {"custom_id": f"r{number:06d}", "method": "POST", "url": "/v1/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+def _ids(rng: np.random.Generator, length: int) -> list[int]:
+    ids: list[int] = rng.integers(100, _VOCABULARY, length).tolist()
+    return ids
+
+
+def main() -> int:
+    """Run what is missing until the time is over, then print the table; 0 when nothing is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("bench-gpu"), help="folder of the results (default: %(default)s)")
+    add("--parts", default=",".join(PARTS), help="default: %(default)s")
+    add("--file", type=Path, help="this batch file instead of the parts; wants --model-path among the flags")
+    add("--modes", default=",".join(MODES), help="default: %(default)s")
+    add("--policies", default=",".join(POLICIES), help="default: %(default)s")
+    add("--shuffles", type=int, default=3, help="default: %(default)s")
+    add("--scale", type=float, default=1.0, help="of the number of requests (default: %(default)s)")
+    add("--model", default=MODEL, help="shape with random weights (default: %(default)s)")
+    add("--minutes", type=float, default=9.0, help="start nothing after so long (default: %(default)s)")
+    add("--table", action="store_true", help="only print what is there")
+    args, flags = parser.parse_known_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    parts = [args.file.name.split(".")[0]] if args.file else args.parts.split(",")
+    wanted = [
+        (part, mode, policy)
+        for mode in args.modes.split(",")
+        for part in parts
+        for policy in args.policies.split(",")
+    ]
+    deadline = time.monotonic() + 60 * args.minutes
+    missing = [run for run in wanted if not _result(args.out, *run).exists()]
+    if not args.table:
+        for run in list(missing):
+            if time.monotonic() > deadline:
+                break
+            _run(args, flags, *run)
+            missing.remove(run)
+    print(_table([_read(_result(args.out, *run)) for run in wanted if run not in missing]))
+    if missing:
+        print(f"{len(missing)} of {len(wanted)} are missing: call again to go on.")
+    return 1 if missing else 0
+
+
+def _result(out: Path, part: str, mode: str, policy: str) -> Path:
+    return out / f"{part}.{mode}.{policy}.json"
+
+
+def _run(args: argparse.Namespace, flags: list[str], part: str, mode: str, policy: str) -> None:
+    file = args.file or args.out / f"{part}.jsonl"
+    if args.file is None:
+        if not file.exists():
+            write_part(file, part, args.scale, args.model)
+        model = ["--model-path", random_model_path(args.model), "--served-model-name", args.model]
+        flags = [*model, "--load-format", "dummy", "--max-total-tokens", "300000", *flags]
+    result = _result(args.out, part, mode, policy)
+    command = [
+        str(Path(sys.executable).with_name("sglang-blend")), "bench", "--file", str(file),
+        "--policies", policy, "--shuffles", str(args.shuffles), "--warm-up", str(_WARM_UP),
+        "--overlap", mode, "--json", *flags,
+    ]  # fmt: skip
+    print(f"{part}, {mode}, {policy}", file=sys.stderr, flush=True)
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    record: dict[str, Any] = {"part": part, "mode": mode, "policy": policy, "flags": flags}
+    record["seconds_with_start"] = round(time.monotonic() - start, 1)
+    if done.returncode:
+        record["error"] = f"exit code {done.returncode}; the engine's words are above"
+    else:
+        record |= json.loads(done.stdout)
+    partial = result.with_suffix(".tmp")
+    partial.write_text(json.dumps(record, indent=1))
+    partial.rename(result)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_bytes())
+    return record
+
+
+def _table(records: list[dict[str, Any]]) -> str:
+    """One line a configuration: medians over the shuffles, and how they compare with the part's best stock one."""
+    walls = {
+        (r["part"], r["mode"], r["policy"]): median(run["wall_s"] for run in r["runs"])
+        for r in records
+        if "runs" in r
+    }
+    head = (
+        "part",
+        "overlap",
+        "policy",
+        "wall s",
+        "best stock",
+        "predicted",
+        "of minimum",
+        "batch",
+        "retracted",
+    )
+    lines = ["".join(f"{title:>12}" for title in head)]
+    for r in records:
+        key = (r["part"], r["mode"], r["policy"])
+        if "runs" not in r:
+            lines.append("".join(f"{cell:>12}" for cell in key) + f"  {r['error']}")
+            continue
+        stock = [
+            wall
+            for (part, mode, policy), wall in walls.items()
+            if part == r["part"] and mode != "pdmux" and policy not in ("dual-scan", "stationary")
+        ]
+        runs, minimum = r["runs"], max(r["tree_minimum_prompt_tokens"], 1)
+        predicted = [run["predicted_s"] / run["wall_s"] for run in runs if run["predicted_s"]]
+        cells = (
+            *key,
+            f"{walls[key]:.1f}",
+            f"{min(stock) / walls[key]:.2f} x" if stock else "-",
+            f"{mean(predicted):.2f}" if predicted else "-",
+            f"{mean(run['computed_prompt_tokens'] for run in runs) / minimum:.3f}",
+            f"{mean(run['mean_batch'] for run in runs):.0f}",
+            f"{mean(run['retractions'] for run in runs):.1f}",
+        )
+        lines.append("".join(f"{cell:>12}" for cell in cells))
+    lines.append("best stock: how many times as fast as the fastest stock policy and order without pdmux.")
+    lines.append("predicted: simulated makespan over the measured one.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

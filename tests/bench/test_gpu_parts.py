@@ -1,0 +1,74 @@
+"""The made jobs of scripts/bench_gpu.py are those that docs/performance.md describes."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from sglang_blend.core import build_prefix_tree
+from sglang_blend.core.request import RequestTable
+
+
+@pytest.fixture(scope="module")
+def bench_gpu() -> ModuleType:
+    """The script as a module."""
+    path = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
+    spec = importlib.util.spec_from_file_location("bench_gpu", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _bodies(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line)["body"] for line in path.read_text().splitlines()]
+
+
+def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu, tmp_path):
+    """1,696 + 886 requests; the sharing is that of their prefix tree."""
+    path = tmp_path / "blend.jsonl"
+    bench_gpu.write_part(path, "blend", 1.0, "m")
+    bodies = _bodies(path)
+    assert len(bodies) == 1696 + 886
+    lens = [len(body["prompt"]) for body in bodies]
+    table = RequestTable(
+        token_ids=np.concatenate([body["prompt"] for body in bodies]).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lens)]).astype(np.int64),
+        max_new_tokens=np.array([body["max_tokens"] for body in bodies], np.int64),
+        fixed_output=np.ones(len(bodies), np.bool_),
+    )
+    sharing = 1 - build_prefix_tree(table).num_unique_tokens / sum(lens)
+    assert sharing == pytest.approx(0.58, abs=0.02)
+    assert sorted(set(table.max_new_tokens.tolist()))[-1] <= 1540
+
+
+def test_the_long_part_generates_more_than_it_reads(bench_gpu, tmp_path):
+    """Most requests are short prompts with long outputs; a smaller scale keeps the kinds."""
+    path = tmp_path / "long.jsonl"
+    bench_gpu.write_part(path, "long", 0.1, "m")
+    bodies = _bodies(path)
+    assert len(bodies) == 200
+    assert sum(body["max_tokens"] for body in bodies) > sum(len(body["prompt"]) for body in bodies)
+    assert all(body["ignore_eos"] for body in bodies)
+
+
+def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
+    """Without pdmux, which stock SGLang users do not run; a configuration that failed says so."""
+
+    def record(mode: str, policy: str, wall_s: float) -> dict[str, object]:
+        run = {
+            "wall_s": wall_s, "predicted_s": wall_s * 1.1, "computed_prompt_tokens": 100, "mean_batch": 3.0,
+            "retractions": 0,
+        }  # fmt: skip
+        return {
+            "part": "blend", "mode": mode, "policy": policy, "runs": [run], "tree_minimum_prompt_tokens": 100
+        }  # fmt: skip
+
+    failed = {"part": "blend", "mode": "pdmux", "policy": "lpm", "error": "exit code 1"}
+    rows = [record("none", "fcfs", 20.0), record("mixed", "lpm", 10.0), record("pdmux", "dual-scan", 8.0)]
+    text = bench_gpu._table([*rows, failed])
+    assert "1.25 x" in text.splitlines()[3] and "1.10" in text.splitlines()[3]
+    assert "exit code 1" in text.splitlines()[4]
