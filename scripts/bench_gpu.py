@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _table(records: list[dict[str, Any]]) -> str:
-    """One line a configuration: medians over the shuffles, and how they compare with the part's best stock one."""
+    """One line a configuration: medians over the shuffles, beside the best stock one of the part."""
     walls = {
         (r["part"], r["mode"], r["policy"]): median(run["wall_s"] for run in r["runs"])
         for r in records

@@ -39,6 +39,7 @@ def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu, tmp_path):
         offsets=np.concatenate([[0], np.cumsum(lens)]).astype(np.int64),
         max_new_tokens=np.array([body["max_tokens"] for body in bodies], np.int64),
         fixed_output=np.ones(len(bodies), np.bool_),
+        namespace=np.zeros(len(bodies), np.int32),
     )
     sharing = 1 - build_prefix_tree(table).num_unique_tokens / sum(lens)
     assert sharing == pytest.approx(0.58, abs=0.02)
