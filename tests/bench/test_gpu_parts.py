@@ -17,7 +17,8 @@ def bench_gpu() -> ModuleType:
     """The script as a module."""
     path = Path(__file__).parents[2] / "scripts" / "bench_gpu.py"
     spec = importlib.util.spec_from_file_location("bench_gpu", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -71,5 +72,6 @@ def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
     failed = {"part": "blend", "mode": "pdmux", "policy": "lpm", "error": "exit code 1"}
     rows = [record("none", "fcfs", 20.0), record("mixed", "lpm", 10.0), record("pdmux", "dual-scan", 8.0)]
     text = bench_gpu._table([*rows, failed])
-    assert "1.25 x" in text.splitlines()[3] and "1.10" in text.splitlines()[3]
+    assert "1.25 x" in text.splitlines()[3]
+    assert "1.10" in text.splitlines()[3]
     assert "exit code 1" in text.splitlines()[4]

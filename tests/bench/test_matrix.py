@@ -31,8 +31,8 @@ def test_an_unknown_order_is_refused_with_the_known_ones() -> None:
 def run(policy: str, text: dict[str, str]) -> dict[str, Any]:
     numbers = dict.fromkeys(
         (
-            "predicted_s", "computed_prompt_tokens", "cached_prompt_tokens", "steps", "mean_batch", "retractions", "tail_s",
-            "policy_ms_per_step", "failed", "prompt_tokens", "output_tokens",
+            "computed_prompt_tokens", "cached_prompt_tokens", "steps", "mean_batch", "retractions", "tail_s",
+            "policy_ms_per_step", "failed", "prompt_tokens", "output_tokens", "predicted_s",
         ),
         100.0,
     )  # fmt: skip
