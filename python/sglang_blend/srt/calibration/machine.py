@@ -52,12 +52,15 @@ _SIZES = {
 }
 
 
-def measure(model_config: dict[str, Any], model: str, dtype: torch.dtype) -> Hardware:
+def measure(
+    model_config: dict[str, Any], model: str, dtype: torch.dtype, sizes: Sizes | None = None
+) -> Hardware:
     """The record of the present machine: its first GPU, or all usable cores.
 
     Args:
         model_config: content of a config.json, whose layers are run.
         model: its name, for the record.
+        sizes: what to run; those of the kind of device unless given.
 
     Raises:
         ConfigError: the layers are not those of a Llama-like model.
@@ -70,7 +73,7 @@ def measure(model_config: dict[str, Any], model: str, dtype: torch.dtype) -> Har
             f"--model-path {model!r} has no layers that can be run here ({error} in its config.json); name a "
             "Llama-like model."
         ) from error
-    sizes = _SIZES[device.type]
+    sizes = sizes or _SIZES[device.type]
     logger.info("Copies of memory.")
     bytes_per_s = copy_bytes_per_s(device)
     logger.info("Linear layers of %s in %s, %d sizes.", model, dtype, len(sizes.gemm_tokens))
