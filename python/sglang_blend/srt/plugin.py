@@ -137,7 +137,9 @@ def _watch(result: None, scheduler: Scheduler) -> None:
 def _run_batch(
     original: Callable[..., Any], scheduler: Scheduler, batch: ScheduleBatch, *args: Any, **kwargs: Any
 ) -> Any:
-    scheduler.blend_stats.on_step(batch)
+    # PD-multiplexing runs a prefill batch some layers at a time: one step of several calls.
+    if not (batch.forward_mode.is_split_prefill() and batch.split_index):
+        scheduler.blend_stats.on_step(batch)
     result = original(scheduler, batch, *args, **kwargs)
     scheduler.blend_stats.on_result()
     return result

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -224,7 +225,8 @@ class BlendSchedulePolicy(SchedulePolicy):
             token_steps += left * (running.prompt_len + generated + left / 2)
             longest = max(longest, left)
         nearest = self._nearest()
-        density = 0.0 if nearest is None else nearest.root_density
+        # Infinite without decode: then there is nothing that prefill would run beside.
+        density = 0.0 if nearest is None or math.isinf(nearest.root_density) else nearest.root_density
         planned_s = density * waiting_steps * read_s - waiting_output * token_s
         steps = max((token_steps + waiting_steps) / self.mem_tokens, longest, 1.0)
         return SplitWork(

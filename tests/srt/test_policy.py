@@ -1,0 +1,106 @@
+"""What the policy tells of its work, on SGLang's simulated radix cache: no engine."""
+
+from array import array
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.mem_cache.radix_cache import RadixCache
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+from sglang_blend.core.request import Side
+from sglang_blend.demo_model import demo_model_path
+from sglang_blend.perf.sm_split import best_share
+from sglang_blend.scheduling.hints import HINTS_KEY, Hints
+from sglang_blend.srt import plugin
+from sglang_blend.srt.flags import server_args
+from sglang_blend.srt.policy import BlendSchedulePolicy
+from sglang_blend.srt.sm_groups import stream_group
+
+POOL = 20_000
+
+
+@pytest.fixture(scope="module")
+def args() -> Any:
+    """Of an engine on the demo model."""
+    return server_args(["--model-path", str(demo_model_path()), "--overlap", "mixed"])
+
+
+@pytest.fixture
+def policy(args: Any) -> BlendSchedulePolicy:
+    """With an empty cache and nothing waiting."""
+    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
+    tree = RadixCache.create_simulated(mock_allocator=allocator)
+    return BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
+
+
+def _request(number: int, density: float) -> Req:
+    hints = Hints(
+        rank=number,
+        side=Side.LEFT,
+        est_output_len=20,
+        admission_output_len=20,
+        num_observed=1,
+        density=density,
+        root_density=density,
+    )
+    params = SamplingParams(max_new_tokens=40, custom_params={HINTS_KEY: hints.to_json()})
+    params.normalize(None)
+    return Req(f"r{number}", "", array("q", range(number * 1000, number * 1000 + 100)), params)
+
+
+def test_prefill_beside_decode_is_what_the_density_of_the_rest_asks_for(policy):
+    """Denser work allows more prompt tokens a step, up to the chunk; without requests nothing is paced."""
+    assert policy.paced_prefill_tokens(8, 512) == 512
+    tokens = []
+    for density in (0.05, 0.5, 1000.0):
+        policy.calc_priority([_request(0, density)])
+        tokens.append(policy.paced_prefill_tokens(8, 4096))
+        policy.calc_priority([])
+    assert 32 <= tokens[0] < tokens[1] < tokens[2] == 4096
+    assert policy.counters.paced_passes == 2
+
+
+def test_the_work_left_is_that_of_all_that_wait(policy):
+    """Twice the requests are twice the work; nobody waiting is none of prompts."""
+    queue = [_request(number, 0.0) for number in range(4)]
+    policy.calc_priority(queue[:2])
+    two = policy.split_work()
+    policy.calc_priority(queue)
+    four = policy.split_work()
+    assert two is not None
+    assert four is not None
+    assert two.prefill_s == pytest.approx(200 * policy.cost.token_s)
+    for part in ("prefill_s", "decode_gemm_s", "kv_read_s"):
+        assert getattr(four, part) == pytest.approx(2 * getattr(two, part))
+    assert four.kv_read_s == pytest.approx(4 * 20 * 110 * sum(policy.cost.kv_read_s))
+
+
+def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
+    """Otherwise SGLang's own choice stands; stream groups 0 and the last are not divisions."""
+    counts = [(132, 0), (100, 32), (68, 64), (0, 132)]
+    policy.calc_priority([_request(0, 1.0)])
+    assert stream_group(policy, counts) is None
+    measured = SimpleNamespace(bandwidth_gain=2.5)
+    policy.cost = SimpleNamespace(
+        token_s=1e-5,
+        kv_read_s=(1e-8, 0.0),
+        weight_s=lambda n: 1e-3,
+        hardware=SimpleNamespace(measured=measured),
+    )
+    expected = 1 + best_share(policy.split_work(), (32 / 132, 64 / 132), 2.5)
+    assert stream_group(policy, counts) == expected
+    assert stream_group(policy, counts[:2]) is None
+
+
+def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step():
+    """PD-multiplexing calls `run_batch` for each group of layers."""
+    seen: list[int] = []
+    stats = SimpleNamespace(on_step=lambda batch: seen.append(batch.split_index), on_result=lambda: None)
+    scheduler = SimpleNamespace(blend_stats=stats)
+    for index in (0, 8, 16):
+        batch = SimpleNamespace(forward_mode=ForwardMode.SPLIT_PREFILL, split_index=index)
+        assert plugin._run_batch(lambda scheduler, batch: "done", scheduler, batch) == "done"
+    assert seen == [0]
