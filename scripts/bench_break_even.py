@@ -4,7 +4,7 @@
 
 One layer of the demo model's shape (9 heads, 3 KV heads of 64), float32, no engine. Plain decode gives the
 time to read one token's KV; a run of a single token, which saves nothing, gives what a group and each of its
-readers cost. Medians; prints one JSON object.
+readers cost; a long run, what multiplying it with each reader's query costs. Medians; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 import numpy as np
 import torch
 
-_HEADS, _KV_HEADS, _HEAD_DIM, _PRIVATE = 9, 3, 64, 100
+_HEADS, _KV_HEADS, _HEAD_DIM, _PRIVATE, _SHARED = 9, 3, 64, 100, 1000
 
 
 def main() -> None:
@@ -57,11 +57,20 @@ def main() -> None:
     sizes = (2, 8, 32, 64)
     extra_s = [layer_s(n, 1, _PRIVATE, always) - layer_s(n, 1, _PRIVATE, never) for n in sizes]
     reader_s, group_s = np.polyfit(sizes, extra_s, 1)
+    # Of a token that all read together: read once, multiplied with each query.
+    together_s = [
+        (layer_s(n, _SHARED, _PRIVATE, always) - layer_s(n, 1, _PRIVATE, always)) / (_SHARED - 1)
+        for n in sizes
+    ]
+    query_s, read_together_s = np.polyfit(sizes, together_s, 1)
     report = {
         "read_us_per_token": 1e6 * read_s,
         "extra_us": dict(zip(sizes, [1e6 * s for s in extra_s], strict=True)),
         "group_tokens": group_s / read_s,
         "reader_tokens": reader_s / read_s,
+        "together_us_per_token": dict(zip(sizes, [1e6 * s for s in together_s], strict=True)),
+        "read_together_tokens": read_together_s / read_s,
+        "query_tokens": query_s / read_s,
     }
     print(json.dumps(report, indent=2))
 

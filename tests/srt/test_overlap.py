@@ -1,35 +1,55 @@
 """`--overlap` becomes SGLang's flags, or a sentence."""
 
+from __future__ import annotations
+
 import pytest
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.srt.flags import server_args
-from sglang_blend.srt.overlap import split_overlap
+
+# Importing SGLang warns of kernels that this machine lacks.
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
-def test_mixed_is_sglangs_mixed_chunk_and_the_users_other_flags_stay():
+def test_the_mode_is_found_among_the_flags_and_the_others_stay() -> None:
     """Given with a space or an equals sign; without it nothing changes."""
-    flags = ("--model-path", "m", "--chunked-prefill-size", "256")
-    assert split_overlap([*flags, "--overlap", "mixed"]) == ("mixed", list(flags))
-    assert split_overlap(["--overlap=none", *flags]) == ("none", list(flags))
-    assert split_overlap(flags) == ("auto", list(flags))
+    from sglang_blend.srt.overlap import split_overlap
+
+    flags = ["--model-path", "m", "--chunked-prefill-size", "256"]
+    assert split_overlap([*flags, "--overlap", "mixed"]) == ("mixed", flags)
+    assert split_overlap(["--overlap=none", *flags]) == ("none", flags)
+    assert split_overlap(flags) == ("auto", flags)
 
 
-def test_flags_reach_the_engine(tmp_path):
-    """As SGLang parses them; `auto` on a machine without an accelerator is `none`."""
+def test_mixed_is_sglangs_mixed_chunk() -> None:
+    """Beside the user's other flags; `auto` on a machine without an accelerator is `none`."""
     from sglang_blend.demo_model import demo_model_path
+    from sglang_blend.srt.flags import server_args
 
-    model = ("--model-path", str(demo_model_path()))
+    model = ["--model-path", str(demo_model_path())]
     mixed = server_args([*model, "--overlap", "mixed", "--chunked-prefill-size", "256"])
     assert (mixed.enable_mixed_chunk, mixed.chunked_prefill_size) == (True, 256)
     assert not server_args(model).enable_mixed_chunk
+
+
+def test_pdmux_comes_with_the_flags_that_sglang_wants_beside_it() -> None:
+    """SGLang itself checks them."""
+    from sglang.srt.server_args import prepare_server_args
+
+    from sglang_blend.demo_model import demo_model_path
+    from sglang_blend.srt.overlap import FLAGS_OF_MODE
+
+    args = prepare_server_args(["--model-path", str(demo_model_path()), *FLAGS_OF_MODE["pdmux"]])
+    args.check_server_args()
+    assert args.enable_pdmux
 
 
 @pytest.mark.parametrize(
     ("mode", "words"),
     [("some", "'some' is unknown; auto, none, mixed, pdmux"), ("pdmux", "and there is none")],
 )
-def test_what_cannot_be_done_is_refused(mode, words):
+def test_what_cannot_be_done_is_refused(mode: str, words: str) -> None:
     """An unknown mode, or one that needs a GPU."""
+    from sglang_blend.srt.flags import server_args
+
     with pytest.raises(ConfigError, match=words):
         server_args(["--model-path", "m", "--overlap", mode])

@@ -1,12 +1,13 @@
 """When it pays to read a shared run of KV once for all of its readers.
 
 A group costs a kernel call of its own, and the results of each reader have to be merged with those of its
-other parts. Both are stated in tokens: how many KV tokens of one request could be read in that time.
+other parts. What is read once is still multiplied with each reader's query, which on a CPU is not hidden
+behind the read. All are stated in tokens: how many KV tokens of one request could be read in that time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglang_blend.errors import ConfigError
@@ -19,13 +20,15 @@ class BreakEven:
     Attributes:
         group_tokens: of the group's own kernel call.
         reader_tokens: of merging one reader's results.
+        query_tokens: of multiplying one token of the run with one reader's query.
     """
 
     group_tokens: float
     reader_tokens: float
+    query_tokens: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("group_tokens", self.group_tokens), ("reader_tokens", self.reader_tokens)):
+        for name, value in asdict(self).items():
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"{name} is {value}; a finite number of tokens from 0 is allowed.")
 
@@ -34,7 +37,7 @@ class BreakEven:
 
         Negative where reading apart is cheaper. Numbers, or arrays of one shape.
         """
-        saved = (num_readers - 1) * num_tokens
+        saved = (num_readers * (1.0 - self.query_tokens) - 1.0) * num_tokens
         return saved - self.group_tokens - self.reader_tokens * num_readers
 
     def pays(self, num_readers: int, num_tokens: int) -> bool:
