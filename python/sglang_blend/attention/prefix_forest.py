@@ -16,19 +16,30 @@ from sglang_blend.attention.shared_runs import IntArray, SharedRun, SharedRuns, 
 
 
 class _Run(NamedTuple):
-    """A run worth reading together, with rows where `SharedRun` has positions."""
+    """A run worth reading together; fields as of `SharedRun`."""
 
     level: int
     start: int
     end: int
     slots: SlotArray
-    members: IntArray
+    num_readers: int
+
+
+class _TreeRuns(NamedTuple):
+    """What pays in one tree, a run before those below it.
+
+    Attributes:
+        rows: (sum of num_readers,) int64, the readers of each run, one run's after the other's.
+    """
+
+    runs: list[_Run]
+    rows: IntArray
 
 
 class _Node:
     """Tokens [start, end) that exactly `rows` have in common; with one row, what it has alone."""
 
-    __slots__ = ("children", "end", "parent", "rows", "runs", "slot", "start")
+    __slots__ = ("children", "end", "found", "parent", "rows", "slot", "start")
 
     def __init__(self, slot: int, start: int, end: int, parent: _Node | None, rows: set[int]) -> None:
         self.slot = slot  # of token `start`; the parent's key
@@ -36,9 +47,7 @@ class _Node:
         self.end = end
         self.parent = parent
         self.rows = rows
-        self.runs: list[_Run] | None = (
-            None  # of a tree's top: what pays in it; None when that may have changed
-        )
+        self.found: _TreeRuns | None = None  # of a tree's top; None when that may have changed
         self.children: dict[int, _Node] = {}
 
 
@@ -66,7 +75,7 @@ class PrefixForest:
         node, at, length = self._root, 0, len(slots)
         while True:
             node.rows.add(row)
-            node.runs = None
+            node.found = None
             child = node.children.get(int(slots[at])) if at < length else None
             if child is None:
                 break
@@ -88,7 +97,7 @@ class PrefixForest:
         del self._slots[row]
         while node is not None:
             node.rows.discard(row)
-            node.runs = None
+            node.found = None
             parent = node.parent
             if parent is not None and not node.rows:
                 del parent.children[node.slot]
@@ -103,44 +112,45 @@ class PrefixForest:
             rows: (bs,) int64, the rows in the forest, in the order of the batch.
         """
         assert len(rows) == len(self), f"{len(rows)} requests in the batch, {len(self)} in the forest"
-        runs: list[_Run] = []
-        for top in self._root.children.values():
-            if len(top.rows) > 1:
-                if top.runs is None:
-                    top.runs = self._find_runs(top)
-                runs += top.runs
+        trees = [self._found_in(top) for top in self._root.children.values() if len(top.rows) > 1]
+        runs = [run for tree in trees for run in tree.runs]
         private_start = np.zeros(len(rows), np.int64)
         if not runs:
             return SharedRuns((), private_start)
-        position = np.zeros(int(rows.max()) + 1, np.int64)
+        position = np.empty(int(rows.max()) + 1, np.int64)
         position[rows] = np.arange(len(rows))
-        sizes = np.array([len(run.members) for run in runs])
-        ends = np.cumsum(sizes)
-        starts = ends - sizes
-        # As `in_order`, but sorting the readers of all runs at once: each run's stay together.
+        levels, starts, ends, slots, sizes = zip(*runs, strict=True)
+        # As `in_order`, but for all runs at once: sorted by run, then by position.
         first = np.repeat(np.arange(len(runs)) * len(rows), sizes)
-        readers = np.sort(first + position[np.concatenate([run.members for run in runs])]) - first
-        np.maximum.at(private_start, readers, np.repeat(np.array([run.end for run in runs]), sizes))
-        order = np.lexsort((readers[starts], np.array([run.level for run in runs])))
-        first_of, last_of = starts.tolist(), ends.tolist()
-        shared = []
-        for i in order.tolist():
-            level, start, end, slots, _ = runs[i]
-            shared.append(SharedRun(start, end, slots, readers[first_of[i] : last_of[i]], level))
-        return SharedRuns(tuple(shared), private_start)
+        readers = position[np.concatenate([tree.rows for tree in trees])]
+        readers += first
+        readers.sort()
+        readers -= first
+        private_start[readers] = np.repeat(ends, sizes)  # a row's last run comes last, and stays
+        stops = np.cumsum(sizes).tolist()
+        of_run = [readers[stop - size : stop] for stop, size in zip(stops, sizes, strict=True)]
+        shared = list(map(SharedRun, starts, ends, slots, of_run, levels))
+        begins = readers[np.subtract(stops, sizes)]
+        order = np.argsort(np.multiply(levels, len(rows)) + begins)
+        return SharedRuns(tuple([shared[i] for i in order.tolist()]), private_start)
 
-    def _find_runs(self, top: _Node) -> list[_Run]:
+    def _found_in(self, top: _Node) -> _TreeRuns:
         """What pays in one tree."""
-        runs, open_nodes = [], [(top, 0, 0)]
+        if top.found is not None:
+            return top.found
+        runs: list[_Run] = []
+        rows: list[int] = []
+        open_nodes = [(top, 0, 0)]
         while open_nodes:
             node, start, level = open_nodes.pop()
             if self._break_even.pays(len(node.rows), node.end - start):
-                members = np.fromiter(node.rows, np.int64, len(node.rows))
-                slots = self._slots[int(members[0])][start : node.end]
-                runs.append(_Run(level, start, node.end, slots, members))
+                slots = self._slots[next(iter(node.rows))][start : node.end]
+                runs.append(_Run(level, start, node.end, slots, len(node.rows)))
+                rows += node.rows
                 start, level = node.end, level + 1
             open_nodes += [(child, start, level) for child in node.children.values() if len(child.rows) > 1]
-        return runs
+        top.found = _TreeRuns(runs, np.array(rows, np.int64))
+        return top.found
 
     def check_integrity(self) -> None:
         """Recount the tree from the slots.
