@@ -39,7 +39,7 @@ class _TreeRuns(NamedTuple):
 
 
 class _Node:
-    """Tokens [start, end) that exactly `rows` have in common, two or more; the root is empty and has all rows.
+    """Tokens [start, end) that exactly `rows` have in common, two or more; the root has all rows, no tokens.
 
     A row of a node goes on in one of its children, or alone, or ends there. What a row has alone has no node:
     most requests end so, and a step that changes a tree need not look at each of them.
@@ -93,10 +93,12 @@ class PrefixForest:
                 if other is None:
                     node.alone[slot] = row
                     break
-                child = self._add_child(node, slot, other)
-            end = at + _common_len(self._slots[next(iter(child.rows))][at : child.end], slots[at:])
-            if end < child.end:
-                child = self._cut(child, end)
+                end = at + _common_len(self._slots[other][at:], slots[at:])
+                child = self._add_child(node, slot, other, end)
+            else:
+                end = at + _common_len(self._slots[next(iter(child.rows))][at : child.end], slots[at:])
+                if end < child.end:
+                    child = self._cut(child, end)
             node, at = child, end
         self._last[row] = node
 
@@ -126,7 +128,7 @@ class PrefixForest:
             rows: (bs,) int64, the rows in the forest, in the order of the batch.
         """
         assert len(rows) == len(self), f"{len(rows)} requests in the batch, {len(self)} in the forest"
-        trees = [self._found_in(top) for top in self._root.children.values()]
+        trees = [top.found or self._find_runs(top) for top in self._root.children.values()]
         private_start = np.zeros(len(rows), np.int64)
         runs = [run for tree in trees for run in tree.runs]
         if not runs:
@@ -152,10 +154,8 @@ class PrefixForest:
             shared.append(SharedRun(run.start, run.end, run.slots, of_run, run.level))
         return SharedRuns(tuple(shared), private_start)
 
-    def _found_in(self, top: _Node) -> _TreeRuns:
-        """What pays in one tree."""
-        if top.found is not None:
-            return top.found
+    def _find_runs(self, top: _Node) -> _TreeRuns:
+        """What pays in one tree; kept at its top."""
         runs: list[_Run] = []
         open_nodes = [(top, 0, 0)]
         while open_nodes:
@@ -169,8 +169,8 @@ class PrefixForest:
             open_nodes += [(child, start, level) for child in node.children.values()]
         table = np.array([(run.level, run.end, len(run.rows)) for run in runs], np.int64).reshape(-1, 3)
         rows = np.concatenate([run.rows for run in runs]) if runs else np.zeros(0, np.int64)
-        top.found = _TreeRuns(runs, table, rows)
-        return top.found
+        top.found = found = _TreeRuns(runs, table, rows)
+        return found
 
     def _run_at(self, node: _Node, start: int, level: int) -> _Run | None:
         """The run that ends with this node, if it pays; its readers read `level` others before `start`."""
@@ -198,7 +198,9 @@ class PrefixForest:
             for slot, child in node.children.items():
                 assert child.parent is node, f"child of slot {slot} has another parent"
                 assert (child.slot, child.start) == (slot, node.end), f"{child.slot}, {child.start}"
-                assert node is self._root or len(child.rows) < len(node.rows), "an only child of the same rows"
+                assert node is self._root or len(child.rows) < len(node.rows), (
+                    "an only child of the same rows"
+                )
             assert not node.children.keys() & node.alone.keys(), "a row alone beside a child of its slot"
             for slot, row in node.alone.items():
                 assert self._slots[row][node.end] == slot, f"row {row} does not go on with slot {slot}"
@@ -209,9 +211,12 @@ class PrefixForest:
             assert sorted(onward) == sorted(node.rows), f"{sorted(node.rows)} go on as {sorted(onward)}"
             nodes += node.children.values()
 
-    def _add_child(self, node: _Node, slot: int, row: int) -> _Node:
-        """Of a row that went on alone, to its end; another one is about to join."""
-        child = node.children[slot] = _Node(slot, node.end, len(self._slots[row]), node, {row})
+    def _add_child(self, node: _Node, slot: int, row: int, end: int) -> _Node:
+        """Tokens up to `end` of a row that went on alone, for another that is about to join it."""
+        child = node.children[slot] = _Node(slot, node.end, end, node, {row})
+        slots = self._slots[row]
+        if end < len(slots):
+            child.alone[int(slots[end])] = row
         self._last[row] = child
         return child
 
@@ -224,12 +229,7 @@ class PrefixForest:
         parent.children[node.slot] = upper
         node.slot = int(self._slots[next(iter(node.rows))][at])
         node.start, node.parent = at, upper
-        if len(node.rows) > 1:
-            upper.children[node.slot] = node
-        else:  # just added; beyond the cut it is alone again
-            (row,) = node.rows
-            upper.alone[node.slot] = row
-            self._last[row] = upper
+        upper.children[node.slot] = node
         return upper
 
     def _join_with_child(self, node: _Node) -> None:
@@ -246,8 +246,8 @@ class PrefixForest:
 
 
 def _common_len(a: SlotArray, b: SlotArray) -> int:
-    """How far two rows of slots agree."""
+    """How far two rows of slots agree, both 1 or more."""
     length = min(len(a), len(b))
     differs = a[:length] != b[:length]
-    first = int(differs.argmax()) if length else 0
-    return first if length and differs[first] else length
+    first = int(differs.argmax())
+    return first if differs[first] else length
