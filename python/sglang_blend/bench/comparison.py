@@ -27,6 +27,7 @@ def _first_difference(a: str, b: str) -> int:
 
 _COLUMNS = (
     ("wall s", "wall_s", "{:.1f}"),
+    ("CPU s", "scheduler_cpu_s", "{:.1f}"),
     ("predicted", "predicted_s", "{:.1f}"),
     ("tok/s", "tokens_per_s", "{:,.0f}"),
     ("computed", "computed_prompt_tokens", "{:,.0f}"),

@@ -128,6 +128,7 @@ async def _run(
     did = {name: after[name] - before[name] for name in after}
     run = {
         "wall_s": wall_s,
+        "scheduler_cpu_s": did["cpu_s"],
         "prompt_tokens": results.prompt_tokens,
         "computed_prompt_tokens": did["prefill_tokens"],
         "cached_prompt_tokens": results.cached_tokens,
@@ -161,7 +162,7 @@ def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
 async def _totals(engine: RunningEngine) -> dict[str, float]:
     state: dict[str, Any] = (await engine.server_info())[0]["blend"]
     totals: dict[str, float] = state["totals"] | state.get("radix_cache", {})
-    totals["slowest_policy_s"] = state["slowest_policy_s"]
+    totals |= {"slowest_policy_s": state["slowest_policy_s"], "cpu_s": state["cpu_s"]}
     return totals
 
 

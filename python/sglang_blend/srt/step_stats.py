@@ -147,6 +147,7 @@ class StepStats:
         state: dict[str, Any] = {
             "totals": asdict(self.totals),
             "slowest_policy_s": self.slowest_policy_s,
+            "cpu_s": time.process_time(),
             "num_running": len(self.scheduler.running_batch.reqs),
             "num_waiting": len(self.scheduler.waiting_queue),
         }
