@@ -1,10 +1,11 @@
-"""What this Python lacks of sglang-blend's dependencies, and the versions to take: for scripts/install_fork.sh.
+"""What this Python lacks for sglang-blend, and which versions to take: called by scripts/install_fork.sh.
 
     python scripts/missing_requirements.py EXTRAS FOLDER
 
-Writes three files for pip into FOLDER: `missing.txt`, the requirements of pyproject.toml that are not met (empty when
-all are); `held.txt`, the version of everything that is installed, so that nothing which SGLang brought is moved;
-`locked.txt`, the locked version of everything that is not. SGLang itself is in none of them: the fork replaces it.
+Writes three files for pip into FOLDER: `missing.txt`, the requirements of pyproject.toml that are not met (empty
+when all are); `held.txt`, the version of everything that is installed, so that nothing which SGLang brought
+is moved; `locked.txt`, the locked version of everything that is not. SGLang itself is in none of them: the fork
+replaces it.
 """
 
 from __future__ import annotations

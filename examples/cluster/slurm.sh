@@ -23,9 +23,12 @@ job=$!
 time_is_up=
 trap 'kill -TERM "$job"' TERM
 trap 'time_is_up=yes; kill -TERM "$job"' USR1
-# The first wait ends at a signal, the second with the job.
+# A signal ends a wait, the job may take a while longer.
+while kill -0 "$job" 2>/dev/null; do
+    wait "$job" || true
+done
 code=0
-wait "$job" || wait "$job" || code=$?
+wait "$job" || code=$?
 
 # Not done when the time was up: back into the queue.
 if [ -n "$time_is_up" ] && [ "$code" -eq 143 ]; then
