@@ -2,10 +2,10 @@
 
     python scripts/missing_requirements.py EXTRAS FOLDER
 
-Writes three files for pip into FOLDER: `missing.txt`, the requirements of pyproject.toml that are not met (empty
-when all are); `held.txt`, the version of everything that is installed, so that nothing which SGLang brought
-is moved; `locked.txt`, the locked version of everything that is not. SGLang itself is in none of them: the fork
-replaces it.
+Writes three files for pip into FOLDER: `missing.txt`, the requirements of pyproject.toml that are not met;
+`held.txt`, the version of everything that is installed, so that nothing which SGLang brought is moved;
+`locked.txt`, the locked version of everything that is not. SGLang itself is in
+none of them: the fork replaces it.
 """
 
 from __future__ import annotations
