@@ -5,17 +5,21 @@
 #
 # A silent engine is the job's own business: it starts another one after --hang-timeout, three times that before the first
 # answer. The limit here is longer, so that it is only ever reached when the job itself hangs. Process ids as arguments look at
-# those instead of all: docker/health.sh PID
+# those instead: docker/health.sh PID
 set -euo pipefail
 
 max_silence_s=${HEALTH_MAX_SILENCE_S:-2700}
-folders=()
-for pid in "${@:-[0-9]*}"; do
-    # shellcheck disable=SC2206 # a pattern
-    folders+=(/proc/$pid/fd)
-done
-# Processes end while find looks at them; that is no failure. /proc and /dev are files that nobody writes to a disk.
-written=$(find -L "${folders[@]}" -maxdepth 1 -type f -newermt "-$max_silence_s seconds" -print -quit 2>/dev/null || true)
+processes=("${@/#//proc/}")
+if [ $# -eq 0 ]; then
+    # The job and its engines (sglang::scheduler ...), by what they are called; not Ray, whose logs grow by themselves.
+    mapfile -t processes < <(grep -lsz sglang /proc/[0-9]*/cmdline | xargs -r dirname)
+fi
+# Processes end while they are looked at; that is no failure.
+written=
+if [ "${#processes[@]}" -gt 0 ]; then
+    written=$(find -L "${processes[@]/%//fd}" -maxdepth 1 -type f -newermt "-$max_silence_s seconds" -print -quit \
+        2>/dev/null || true)
+fi
 if [ -z "$written" ]; then
     echo "no open file was written for $max_silence_s s: the job hangs"
     exit 1

@@ -25,7 +25,10 @@ if [ -s "$lists/missing.txt" ]; then
     # another version than the locked one.
     if ! pip install --constraint "$lists/held.txt" --constraint "$lists/locked.txt" -r "$lists/missing.txt"; then
         echo "install_fork: the locked versions do not go with what is installed; taking those that do" >&2
-        pip install --constraint "$lists/held.txt" -r "$lists/missing.txt"
+        if ! pip install --constraint "$lists/held.txt" -r "$lists/missing.txt"; then
+            echo "install_fork: no versions go with it (pip's words are above); leave the extra out that wants them: $extras" >&2
+            exit 2
+        fi
     fi
 fi
 pip install --no-deps "${form[@]}" .

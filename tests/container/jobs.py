@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 
 ROOT = Path(__file__).resolve().parents[2]
-ECHO_JOB = [sys.executable, str(Path(__file__).with_name("echo_job.py"))]
+ECHO_JOB = [sys.executable, str(Path(__file__).with_name("sglang_blend_echo.py"))]
 PATIENCE_S = 60.0
 
 

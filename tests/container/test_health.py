@@ -63,7 +63,8 @@ def test_a_file_that_somebody_else_writes_is_no_sign_of_life(job: tuple[int, Pat
     assert code == 1
 
 
-def test_without_process_ids_it_looks_at_all_processes(job: tuple[int, Path]) -> None:
+def test_without_process_ids_it_looks_at_what_is_called_like_the_job(job: tuple[int, Path]) -> None:
+    assert "sglang" in " ".join(ECHO_JOB)
     assert health(max_silence_s=600).returncode == 0
 
 

@@ -43,7 +43,7 @@ def test_shellcheck_finds_nothing_in_any_script() -> None:
     assert lint("shellcheck", *SHELL_SCRIPTS) == ""
 
 
-# The oldest release that has what the manifest uses in its final form, and the newest known.
+# The release in which podFailurePolicy became stable, and the newest known.
 @pytest.mark.parametrize("release", ["1.31", "1.37"])
 def test_the_kubernetes_job_fits_the_schema(release: str) -> None:
     job = ROOT / "examples" / "cluster" / "job.yaml"

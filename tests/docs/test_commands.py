@@ -34,7 +34,7 @@ NOT_RUN = {
     "kubectl apply": CLUSTER,
     "docker build": CONTAINER,
     "docker run": CONTAINER,
-    "BATCH_DIR=$PWD": CONTAINER,
+    "docker compose": CONTAINER,
     "sbatch": CLUSTER,
     "scripts/quickstart.sh": BY_ITSELF,
     "scripts/test.sh": BY_ITSELF,
