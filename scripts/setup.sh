@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.sglang-blend-setup
-wanted=$(cat requirements.lock pyproject.toml patches/*/* scripts/setup.sh | sha256sum)
+wanted=$(cat requirements.lock pyproject.toml patches/*/* \
+    scripts/setup.sh scripts/install_fork.sh scripts/missing_requirements.py | sha256sum)
 if [ -x .venv/bin/sglang-blend ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -34,16 +35,8 @@ uv=$(sed -n 's/^\(uv==[0-9.]*\).*/\1/p' requirements.lock)
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "$uv"
 # In the lock stands the stock wheel of SGLang; the fork is built from it and replaces it.
 .venv/bin/uv pip sync --quiet --python .venv/bin/python requirements.lock
-.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
-.venv/bin/sglang-blend fork install >&2
-# The demo model is converted while SGLang's bytecode is written: each takes one core for half a minute.
-.venv/bin/python -m sglang_blend.demo_model >/dev/null &
-# SGLang imports thousands of modules in each of its processes. Containers often forbid bytecode at run time
-# (PYTHONDONTWRITEBYTECODE) and would then compile them at every start.
-if ! words=$(env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -W ignore -c \
-    'import sglang_blend.srt.host, sglang.srt.managers.scheduler, sglang.srt.models.registry' 2>&1); then
-    printf 'setup: the installed packages do not work together:\n%s\n' "$words" >&2
-    exit 2
-fi
+# The demo model is converted while the fork is built and SGLang's bytecode written: each takes one core for half a minute.
+PYTHONPATH=python .venv/bin/python -m sglang_blend.demo_model >/dev/null &
+PYTHON=.venv/bin/python scripts/install_fork.sh --editable
 wait $! || echo "setup: no demo model yet (see above); the first job without --model-path tries again" >&2
 echo "$wanted" >"$stamp"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One offline job on several nodes of a Slurm cluster: sbatch slurm_ray.sh batch.jsonl MODEL
-# Started again with the same files (also by --requeue, after a time limit) it goes on where it stopped.
+# Started again with the same files it goes on where it stopped; it queues itself again when its time is up.
 #SBATCH --job-name=offline-batch
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -8,7 +8,8 @@
 #SBATCH --cpus-per-task=64
 #SBATCH --exclusive
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@120
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
 set -euo pipefail
 
 batch=$1
@@ -35,5 +36,21 @@ replicas=$((${#nodes[@]} * SLURM_GPUS_ON_NODE / tp_size))
 python -m sglang_blend.launch_offline --file "$batch" --model-path "$model" --tp-size "$tp_size" \
     --replicas "$replicas" --ray-address "$address" &
 job=$!
+
+# TERM: pre-empted or cancelled; where it is pre-empted, Slurm itself queues it again (--requeue).
+# USR1: the time limit is two minutes away (--signal). Both let the job finish and write what is in flight.
+time_is_up=
 trap 'kill -TERM "$job"' TERM
-wait "$job" || wait "$job"
+trap 'time_is_up=yes; kill -TERM "$job"' USR1
+# A signal ends a wait, the job may take a while longer.
+while kill -0 "$job" 2>/dev/null; do
+    wait "$job" || true
+done
+code=0
+wait "$job" || code=$?
+
+# Not done when the time was up: back into the queue.
+if [ -n "$time_is_up" ] && [ "$code" -eq 143 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

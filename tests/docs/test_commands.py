@@ -21,6 +21,7 @@ SERVER = "tests/srt/test_server.py runs it with the demo model"
 TRACE = "the trace is not part of this repository"
 RAY = "tests/cluster/test_ray.py runs the like; a second Ray would want the cores of the first"
 CLUSTER = "needs a cluster"
+CONTAINER = "needs a container engine; tests/container checks what can be checked without one"
 MEASURES = "a measurement that takes many minutes; the page has its numbers"
 # Beginnings of commands that are not run.
 NOT_RUN = {
@@ -31,6 +32,9 @@ NOT_RUN = {
     "python -m sglang_blend.launch_offline --file batch.jsonl --replicas 2 --sharded-output": RAY,
     "ray job submit": CLUSTER,
     "kubectl apply": CLUSTER,
+    "docker build": CONTAINER,
+    "docker run": CONTAINER,
+    "docker compose": CONTAINER,
     "sbatch": CLUSTER,
     "scripts/quickstart.sh": BY_ITSELF,
     "scripts/test.sh": BY_ITSELF,
