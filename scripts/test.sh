@@ -11,4 +11,4 @@ if [ $# -eq 0 ]; then
     .venv/bin/ruff check .
     .venv/bin/mypy
 fi
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest --durations=15 "$@"

@@ -21,6 +21,7 @@ SERVER = "tests/srt/test_server.py runs it with the demo model"
 TRACE = "the trace is not part of this repository"
 RAY = "tests/cluster/test_ray.py runs the like; a second Ray would want the cores of the first"
 CLUSTER = "needs a cluster"
+GPU = "needs a GPU"
 CONTAINER = "needs a container engine; tests/container checks what can be checked without one"
 MEASURES = "a measurement that takes many minutes; the page has its numbers"
 # Beginnings of commands that are not run.
@@ -40,6 +41,8 @@ NOT_RUN = {
     "scripts/test.sh": BY_ITSELF,
     "scripts/check": BY_ITSELF,
     "python -m pytest": BY_ITSELF,
+    "sglang-blend calibrate --model-path": OTHER_MODEL,
+    "scripts/bench_gpu.sh": GPU,
     "sglang-blend fork record": INSTALLS,
     "sglang-blend fork install": INSTALLS,
     "pip install": INSTALLS,
