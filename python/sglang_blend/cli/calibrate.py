@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.perf.calibrated import calibrated_file
-from sglang_blend.perf.hardware import Hardware
+from sglang_blend.perf.hardware import Hardware, hardware_from_dict
+from sglang_blend.scheduling.step_overhead import step_overhead_s
+from sglang_blend.scheduling.step_records import read_steps
 
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -31,6 +34,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--model-path", help="model folder whose layers are run (default: the demo model)")
     add("--dtype", default="auto", help=f"{', '.join(_DTYPES)} (default: that of the engine here)")
     add("--out", type=Path, help="write the record here instead; --hardware FILE reads it")
+    add(
+        "--steps",
+        type=Path,
+        help="steps file of a job that ran after a calibration: add what a step takes beside its kernels to"
+        " that job's record, and measure nothing else",
+    )
     add("--json", action="store_true", help="print the record as JSON")
     parser.set_defaults(run=run)
 
@@ -44,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.dtype not in _DTYPES:
         raise ConfigError(f"--dtype {args.dtype!r} is unknown; {', '.join(_DTYPES)} are allowed.")
+    if args.steps is not None:
+        return _finish(*_with_step_overhead(args.steps), args)
     from sglang_blend.srt.cpu.threads import set_thread_defaults
 
     set_thread_defaults()  # before torch starts threads; as the engine has them
@@ -52,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
 
     model_config, model = _model(args.model_path)
     record = measure(model_config, model, engine_dtype(args.dtype))
-    path = args.out or calibrated_file(record.name)
+    return _finish(record, record.name, args)
+
+
+def _finish(record: Hardware, device_name: str, args: argparse.Namespace) -> int:
+    path = args.out or calibrated_file(device_name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(record.to_json())
@@ -62,6 +77,28 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     print(record.to_json().decode() if args.json else _in_words(record, path))
     return 0
+
+
+def _with_step_overhead(steps: Path) -> tuple[Hardware, str]:
+    """The record that a job ran with, and what its steps took beside the kernels; the device's name.
+
+    Raises:
+        ConfigError: the file is not one of steps, or the job ran without a calibration.
+    """
+    try:
+        engines = list(read_steps(steps))
+    except OSError as error:
+        raise ConfigError(f"--steps {steps} cannot be read: {error.strerror}; check the path.") from error
+    header = engines[-1].header if engines else {}
+    used = header.get("hardware")
+    record = hardware_from_dict(used) if isinstance(used, dict) else None
+    if record is None or record.measured is None:
+        raise ConfigError(
+            f"--steps {steps}: the job ran without a calibrated record; run `sglang-blend calibrate`, then a "
+            "job."
+        )
+    measured = replace(record.measured, step_overhead_s=step_overhead_s(engines))
+    return replace(record, measured=measured), str(header["device"])
 
 
 def _model(path: str | None) -> tuple[dict[str, Any], str]:
@@ -88,6 +125,8 @@ def _in_words(record: Hardware, path: Path) -> str:
         f"  decode attention       {measured.decode_attention_bytes_per_s / 1e9:10,.1f} GB/s of KV",
         "  linear layers, tokens a step and TFLOP/s:",
     ]
+    if measured.step_overhead_s is not None:
+        lines.insert(-1, f"  a step beside kernels   {1e3 * measured.step_overhead_s:9,.1f} ms")
     rates = zip(measured.gemm_tokens, measured.gemm_flop_per_s, strict=True)
     lines += [f"    {tokens:6,.0f} {rate / 1e12:14,.3f}" for tokens, rate in rates]
     shares = zip(measured.sm_shares, measured.sm_share_bandwidth, strict=True)

@@ -24,7 +24,7 @@ class MeasuredRates:
         prefill_attention_flop_per_s: causal attention of one long prompt, its masked half not counted.
         decode_attention_bytes_per_s: KV read by the attention of one decode step.
         model: whose layers were run, and in which dtype.
-        step_overhead_s: of a step, where no kernel runs; None keeps the simulator's.
+        step_overhead_s: of a step beside its kernels; None keeps the simulator's.
         sm_shares: shares of the multiprocessors that decode attention ran on; empty where a device cannot be
             divided.
         sm_share_bandwidth: bandwidth there over that on the whole device, 0 to 1.
