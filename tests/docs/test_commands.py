@@ -42,6 +42,7 @@ NOT_RUN = {
     "scripts/check": BY_ITSELF,
     "python -m pytest": BY_ITSELF,
     "sglang-blend calibrate --model-path": OTHER_MODEL,
+    "sglang-blend calibrate --steps": "tests/cli/test_calibrate.py runs it",
     "scripts/bench_gpu.sh": GPU,
     "sglang-blend fork record": INSTALLS,
     "sglang-blend fork install": INSTALLS,
