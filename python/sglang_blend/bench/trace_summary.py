@@ -7,7 +7,7 @@ had nothing to do. Without, the operators of the busiest thread are, each less t
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -70,20 +70,24 @@ def summarise(events: Iterable[dict[str, Any]]) -> TraceSummary:
         found[event["cat"] in _DEVICE].append(timed)
     on_device = bool(found[True])
     chosen = found[True] if on_device else _of_busiest_thread(found[False])
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     if on_device:
         for event in chosen:
             seconds[event.name] += (event.end - event.start) / 1e6
     else:
         for name, own in _own_times(chosen):
             seconds[name] += own / 1e6
-    kinds: Counter[str] = Counter()
+    kinds: defaultdict[str, float] = defaultdict(float)
     for name, value in seconds.items():
         kinds[kind_of(name)] += value
     span = max((e.end for e in chosen), default=0.0) - min((e.start for e in chosen), default=0.0)
     return TraceSummary(
-        span / 1e6, _covered(chosen) / 1e6, kinds.most_common(), seconds.most_common(12), on_device
+        span / 1e6, _covered(chosen) / 1e6, _most_first(kinds), _most_first(seconds)[:12], on_device
     )
+
+
+def _most_first(seconds: dict[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])
 
 
 def kind_of(name: str) -> str:
