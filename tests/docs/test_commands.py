@@ -44,6 +44,7 @@ NOT_RUN = {
     "sglang-blend calibrate --model-path": OTHER_MODEL,
     "sglang-blend calibrate --steps": "tests/cli/test_calibrate.py runs it",
     "scripts/bench_gpu.sh": GPU,
+    "python scripts/profile_steps.py": GPU,
     "sglang-blend fork record": INSTALLS,
     "sglang-blend fork install": INSTALLS,
     "pip install": INSTALLS,

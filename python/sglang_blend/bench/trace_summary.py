@@ -72,8 +72,8 @@ def summarise(events: Iterable[dict[str, Any]]) -> TraceSummary:
     chosen = found[True] if on_device else _of_busiest_thread(found[False])
     seconds: defaultdict[str, float] = defaultdict(float)
     if on_device:
-        for event in chosen:
-            seconds[event.name] += (event.end - event.start) / 1e6
+        for kernel in chosen:
+            seconds[kernel.name] += (kernel.end - kernel.start) / 1e6
     else:
         for name, own in _own_times(chosen):
             seconds[name] += own / 1e6
