@@ -36,11 +36,15 @@ CHANGE_ANSWERS = {
 
 @pytest.fixture(scope="module")
 def options() -> set[str]:
+    """SGLang's flags, and the one that is ours."""
     from sglang.srt.server_args import ServerArgs
+
+    from sglang_blend.srt.overlap import FLAG
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    return {option for action in parser._actions for option in action.option_strings if option[:2] == "--"}
+    known = {option for action in parser._actions for option in action.option_strings if option[:2] == "--"}
+    return known | {FLAG}
 
 
 def test_flags_that_change_answers_are_compared(options: set[str]) -> None:
