@@ -26,6 +26,11 @@ def hardware_of_device(device_name: str) -> Hardware:
     """
     if (record := calibrated(device_name)) is not None:
         return record
+    return table_record(device_name)
+
+
+def table_record(device_name: str) -> Hardware:
+    """As `hardware_of_device`, by the table alone."""
     folded = device_name.upper().replace(" ", "").replace("-", "")
     for name in sorted(known_names(), key=len, reverse=True):
         # A driver puts words between them: "NVIDIA A100-SXM4-80GB" is an A100-80.

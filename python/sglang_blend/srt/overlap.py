@@ -3,7 +3,7 @@
 none     prefill and decode in separate steps, as SGLang without flags
 mixed    chunks of prefill ride with decode, with the paced token budget of `srt.policy`
 pdmux    prefill and decode on separate parts of the multiprocessors (NVIDIA, compute capability 6 to 9)
-auto     what the machine's calibration says; none where there is none
+auto     none or mixed, by the machine's calibration; none where there is none
 """
 
 from __future__ import annotations
@@ -97,12 +97,8 @@ def chosen_mode(parse: Callable[[], ServerArgs]) -> str:
     except ConfigError as error:
         logger.warning("%s auto is none: no cost model (%s)", FLAG, error)
         return "none"
-    try:
-        check_device("pdmux")
-        pdmux_allowed = args.chunked_prefill_size in (None, -1)
-    except ConfigError:
-        pdmux_allowed = False
-    choice = choose_overlap(cost, pdmux_allowed=pdmux_allowed)
+    # Only when named: it has not been seen to run, and not every model has a split prefill.
+    choice = choose_overlap(cost, pdmux_allowed=False)
     mode = _MODE_IN_SIMULATOR[choice.mode]
     logger.warning("%s auto is %s (%s).", FLAG, mode, choice.reason)
     return mode

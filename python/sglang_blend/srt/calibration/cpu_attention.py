@@ -18,6 +18,7 @@ class CpuKernels:
         size = (_NUM_SLOTS, shape.kv_heads, shape.head_dim)
         self._k, self._v = (torch.randn(size).to(dtype) for _ in range(2))
         self._scale = shape.head_dim**-0.5
+        self._queries: dict[int, torch.Tensor] = {}  # by rows: made once, so that making them is not timed
 
     def prefill(self, num_tokens: int) -> None:
         """Causal attention of one prompt."""
@@ -38,7 +39,10 @@ class CpuKernels:
         )  # fmt: skip
 
     def _query(self, rows: int) -> torch.Tensor:
-        return torch.randn(rows, self._shape.heads, self._shape.head_dim).to(self._dtype)
+        if rows not in self._queries:
+            query = torch.randn(rows, self._shape.heads, self._shape.head_dim)
+            self._queries[rows] = query.to(self._dtype)
+        return self._queries[rows]
 
     def _table(self, rows: int, length: int) -> torch.Tensor:
         return (torch.arange(rows * length, dtype=torch.int32) % _NUM_SLOTS).view(rows, length)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.perf.device import table_record
 from sglang_blend.perf.hardware import Hardware
 from sglang_blend.perf.measured_rates import MeasuredRates
 from sglang_blend.srt.calibration.attention import (
@@ -99,6 +100,7 @@ def measure(
         effective_flop_per_s=max(flop_per_s),
         effective_bytes_per_s=bytes_per_s,
         memory_bytes=_memory_bytes(device),
+        fp8_speedup=table_record(device_label(device)).fp8_speedup,  # not measured
         source="measured: the best rates seen",
         effective_source="measured by sglang-blend calibrate",
         measured=measured,
