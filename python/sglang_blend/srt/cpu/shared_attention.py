@@ -255,7 +255,8 @@ class _Merged:
         q = self._query[rows]
         k = self._keys(slots).unflatten(0, (len(rows), -1)).transpose(1, 2)
         v = self._values(slots).unflatten(0, (len(rows), -1)).transpose(1, 2)
-        self.out[rows], self.lse[rows] = self._attend(q, k, v, mask)
+        out, lse = self._attend(q, k, v, mask)
+        self.out[rows], self.lse[rows] = out.float(), lse
 
     def put_extend(self, piece: ExtendPiece) -> None:
         """The first part of one request's new tokens."""
