@@ -12,6 +12,7 @@ from sglang_blend.cli import main
 from sglang_blend.cli.batch_prompts import ByteTokenizer, read_batch_prompts
 from sglang_blend.core.orders import order_names
 from sglang_blend.core.request import Schedule
+from sglang_blend.perf.hardware import hardware
 
 STORY = "Once upon a time there was a long shared prefix. " * 40
 
@@ -200,3 +201,16 @@ def test_shared_reads_shorten_a_job_that_shares(tmp_path: Path, capsys: pytest.C
         assert main(["plan", "--file", str(path), "--order", "dfs", "--json", *flags]) == 0
         seconds.append(orjson.loads(capsys.readouterr().out)["orders"]["dfs"]["predicted_makespan_s"])
     assert seconds[1] < 0.9 * seconds[0]
+
+
+def test_a_record_of_a_cpu_shares_reads_as_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What reading together costs goes by the machine that the record is of, not by the record's file name."""
+    path, record = tmp_path / "batch.jsonl", tmp_path / "measured.json"
+    path.write_bytes(b"".join(line(f"q{i}", prompt=f"{STORY * 4}{i}?", max_tokens=400) for i in range(60)))
+    record.write_bytes(hardware("cpu").to_json())
+    seconds = []
+    for name in ("cpu", str(record)):
+        flags = ["--model-shape", "smollm2-135m", "--hardware", name, "--shared-reads", "--json"]
+        assert main(["plan", "--file", str(path), "--order", "dfs", *flags]) == 0
+        seconds.append(orjson.loads(capsys.readouterr().out)["orders"]["dfs"]["predicted_makespan_s"])
+    assert seconds[0] == seconds[1]

@@ -107,12 +107,13 @@ def run(args: argparse.Namespace) -> int:
     config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
     if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
         raise ConfigError(f"--price-per-hour is {args.price_per_hour}; give 0 or more, in any currency.")
+    device = hardware(args.hardware)
     cost = RooflineCost(
         shape=model_shape(args.model_path or args.model_shape or "llama-3-8b"),
-        hardware=hardware(args.hardware),
+        hardware=device,
         tp_size=args.tp_size,
         pool_tokens=args.max_total_tokens,
-        shared_reads=break_even_of(args.hardware) if args.shared_reads else None,
+        shared_reads=break_even_of(device.name) if args.shared_reads else None,
     )
     engine = EngineConfig(mode=args.mode).on(cost.hardware)
     tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()

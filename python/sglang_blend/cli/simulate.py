@@ -247,13 +247,14 @@ def _job_record(
 
 def _cost(args: argparse.Namespace) -> RooflineCost:
     curve = None if args.mlp_profile is None else read_mlp_profile(args.mlp_profile, tp_size=args.tp_size)
+    device = hardware(args.hardware)
     return RooflineCost(
         shape=model_shape(args.model_path or args.model_shape).with_kv_dtype(args.kv_cache_dtype),
-        hardware=hardware(args.hardware),
+        hardware=device,
         tp_size=args.tp_size,
         gemm_curve=curve,
         pool_tokens=args.max_total_tokens,
-        shared_reads=break_even_of(args.hardware) if args.shared_reads else None,
+        shared_reads=break_even_of(device.name) if args.shared_reads else None,
     )
 
 
