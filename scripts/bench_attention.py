@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--backends", help="comma-separated; the first one is compared with")
     parser.add_argument("--model-path", help="default: the demo model")
     parser.add_argument("--load-format", default="auto", help="dummy: random weights, no download")
+    parser.add_argument("--dtype", help="default: float32 on a CPU, so that results compare; auto on a GPU")
     parser.add_argument(
         "--predict", action="store_true", help="CPU: the simulator's gain beside the measured"
     )
@@ -315,12 +316,14 @@ def main() -> None:
         "chunked_prefill_size": args.batch * args.private + 8192,
         "log_level": "error",
     }
+    dtype = args.dtype or ("auto" if on_gpu else "float32")
     if on_gpu:
+        common["dtype"] = dtype
         names = ["flashinfer", "triton", "blend"]
         flags = {name: common | ({"disable_cuda_graph": True} if name == "blend" else {}) for name in names}
     else:
         names = ["torch_native", "blend", _UNSHARED]
-        flags = dict.fromkeys(names, common | {"dtype": "float32", "disable_overlap_schedule": True})
+        flags = dict.fromkeys(names, common | {"dtype": dtype, "disable_overlap_schedule": True})
     is_job = bool(args.file or args.groups)
     if is_job:
         job = {"schedule_policy": "dual-scan", "chunked_prefill_size": 8192}

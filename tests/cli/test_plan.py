@@ -204,7 +204,7 @@ def test_shared_reads_shorten_a_job_that_shares(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_record_of_a_cpu_shares_reads_as_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What reading together costs goes by the machine that the record is of, not by the record's file name."""
+    """What reading together costs goes by the machine that a record is of, not by its file name."""
     path, record = tmp_path / "batch.jsonl", tmp_path / "measured.json"
     path.write_bytes(b"".join(line(f"q{i}", prompt=f"{STORY * 4}{i}?", max_tokens=400) for i in range(60)))
     record.write_bytes(hardware("cpu").to_json())

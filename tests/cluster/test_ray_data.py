@@ -20,7 +20,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.mark.engine
 def test_every_row_of_a_dataset_gets_its_answer(tmp_path: Path) -> None:
-    questions = [f"The number after {number} is" for number in range(12)]
+    # A shared prefix long enough that one request computes it for all, however fast they come.
+    questions = [f"{'Numbers go up one by one. ' * 4}The number after {number} is" for number in range(12)]
     table = pa.table({"question": questions, "number": list(range(12))})
     pq.write_table(table, tmp_path / "questions.parquet")
     done = subprocess.run(

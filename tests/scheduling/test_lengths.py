@@ -14,6 +14,15 @@ def test_before_anything_has_finished_half_of_the_cap_is_expected() -> None:
     assert 350 <= high <= 400
 
 
+def test_doubt_of_the_estimate_falls_with_what_has_finished() -> None:
+    lengths = LengthClass(400)
+    assert lengths.doubt == 1.0
+    for _ in range(24):
+        lengths.observe(30)
+    assert lengths.doubt == pytest.approx(0.2)
+    assert PlannedLen(30, 60).doubt == 0.0, "the plan has sampled"
+
+
 def test_short_outputs_are_learnt_from_a_few() -> None:
     lengths = LengthClass(400)
     for _ in range(20):

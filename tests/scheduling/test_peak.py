@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from scheduling.test_waiting import request
 from sglang_blend.core.pacing import peak_tokens
-from sglang_blend.scheduling.lengths import PlannedLen
-from sglang_blend.scheduling.peak import ExpectedPeak
+from sglang_blend.scheduling.lengths import ExpectedLen, PlannedLen
+from sglang_blend.scheduling.peak import ExpectedPeak, with_margin
 
 requests = st.lists(st.tuples(st.integers(1, 200), st.integers(0, 200)), max_size=12)
 
@@ -38,6 +38,13 @@ def test_more_fits_than_the_sum_says_when_the_short_ones_end_first() -> None:
     peak = peak_of(200, 0, [(100, 5)])
     assert peak.fits(10, 150), "the first has ended long before the second is long"
     assert not peak.fits(10, 195)
+
+
+def test_an_estimate_that_nothing_stands_behind_is_reserved_for_in_full() -> None:
+    expected = ExpectedLen(100, 200)
+    assert with_margin(expected, 100, doubt=1.0) == 200
+    assert with_margin(expected, 100, doubt=0.0) == 120
+    assert with_margin(expected, 100, doubt=0.15) == 125
 
 
 def test_the_margin_shrinks_with_the_number_of_running_requests() -> None:

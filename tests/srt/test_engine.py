@@ -50,10 +50,11 @@ def documented(section: str) -> list[str]:
 def engine() -> Iterator[Any]:
     """Made by the first block of the documentation.
 
-    Few requests are with its scheduler at a time, so that the order of feeding decides.
+    Few requests are with its scheduler at a time, so that the order of feeding decides. In float32, because
+    answers are compared whose batches differ in shape.
     """
     namespace: dict[str, Any] = {}
-    exec(documented("Engine")[0], namespace)
+    exec(documented("Engine")[0].replace("Engine(", 'Engine(dtype="float32", ', 1), namespace)
     yield namespace["engine"]
     namespace["engine"].shutdown()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ class Allocator:
 
     device = "cpu"
     page_size = 1
+    size = 64
+
+    def free_segments(self, segments: Any) -> None:
+        """Nothing is held."""
 
     def free_segment(self, indices: Any, start_pos: int) -> None:
         """Nothing is held."""
@@ -148,3 +153,52 @@ def test_the_density_of_a_node_counts_what_is_not_cached_yet() -> None:
     # 2 prompt tokens and 4 outputs to compute; 10 * 4 + 4 * 4 / 2 tokens read.
     assert node.demand.density(token_s_ratio=16.0) == pytest.approx(16.0 * 6 / 48)
     assert cache.root_node.demand.density(16.0) == node.demand.density(16.0)
+
+
+def decoding(cache: Any, prompt: list[int], output: list[int], **state: Any) -> Any:
+    """A request whose last output has not been computed; what it holds is not in the tree yet."""
+    import torch
+
+    cache.req_to_token_pool = SimpleNamespace(req_to_token=torch.arange(1, 41).reshape(2, 20))
+    state = {"to_finish": None, "finished": lambda: False} | state
+    return SimpleNamespace(
+        rid="r", origin_input_ids=array("q", prompt), output_ids=array("q", output), extra_key=None,
+        req_pool_idx=0, cache_protected_len=0, last_node=None, priority=0, **state,
+    )  # fmt: skip
+
+
+def test_what_a_retracted_request_has_computed_stays_until_it_is_evicted() -> None:
+    cache, retracted = make_cache(), []
+    cache.on_retracted = lambda req: retracted.append(req.rid)
+    cache.cache_finished_req(decoding(cache, [1] * 6, [2, 3, 4]), False, kv_len_to_handle=8)
+    assert cached(cache, [1] * 6 + [2, 3, 4]) == 8
+    assert retracted == ["r"]
+    evict(cache, 8)
+    assert cached(cache, [1] * 6 + [2, 3, 4]) == 0
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"to_finish": "aborted"}, {"finished": lambda: True}, {"skip_radix_cache_insert": True}],
+    ids=["aborted", "finished", "not for the cache"],
+)
+def test_what_will_not_go_on_leaves_nothing_when_it_is_released(state: dict[str, Any]) -> None:
+    cache, retracted = make_cache(), []
+    cache.on_retracted = lambda req: retracted.append(req.rid)
+    cache.cache_finished_req(decoding(cache, [1] * 6, [2, 3, 4], **state), False, kv_len_to_handle=8)
+    assert cached(cache, [1] * 6) == 0
+    assert retracted == []
+
+
+@pytest.mark.parametrize(("page_size", "left"), [(1, 35), (4, 32)])
+def test_of_a_document_that_is_needed_only_the_end_goes(page_size: int, left: int) -> None:
+    document = list(range(40))
+    cache = make_cache(page_size)
+    insert(cache, document)
+    cache.expect("reader", key([*document, 99]), (1, 0, 0, 0), 4.0)
+    evict(cache, 5)
+    cache.check_integrity()
+    assert cached(cache, document) == left
+    cache.forget("reader")
+    evict(cache, 1)
+    assert cached(cache, document) == 0, "nobody waits for it: all of it goes, as in SGLang"

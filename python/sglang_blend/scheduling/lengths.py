@@ -12,6 +12,7 @@ Source: BlendServe, arXiv:2411.16102, section 5.4 asks for online adaptation and
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import deque
 from typing import NamedTuple, Protocol
@@ -36,9 +37,18 @@ class ExpectedLen(NamedTuple):
 
 
 class ExpectedOutput(Protocol):
-    """What is known of a request's output length; `version` changes when it has been learnt anew."""
+    """What is known of a request's output length.
+
+    Attributes:
+        version: changes when it has been learnt anew.
+        doubt: 0 to 1, how far the estimate itself may be off, for all requests alike: a part of the distance
+            from mean to high.
+    """
 
     version: int
+
+    @property
+    def doubt(self) -> float: ...
 
     def remaining(self, num_generated: int, max_new_tokens: int) -> ExpectedLen:
         """Tokens to come after `num_generated`, within the cap."""
@@ -51,6 +61,7 @@ class PlannedLen:
     """
 
     version = 0
+    doubt = 0.0
 
     def __init__(self, mean: float, high: float) -> None:
         self._mean, self._high = mean, max(mean, high)
@@ -85,6 +96,11 @@ class LengthClass:
         """A request of the class has finished by itself."""
         self._finished.append(output_len)
         self._num_new += 1
+
+    @property
+    def doubt(self) -> float:
+        """The prior says nothing of the job; the mean of what has finished errs by the root of its number."""
+        return 1.0 / math.sqrt(1 + len(self._finished))
 
     @property
     def has_news(self) -> bool:

@@ -7,7 +7,8 @@ grown by its remaining length, so
     peak = max_k(sum_{i<=k} context_i + k * remaining_k) + shared
 
 Expected is the mean output length plus a margin that shrinks with the number of running requests: errors of
-many requests cancel out, those of a few do not. Retraction is the safety net.
+many requests cancel out, those of a few do not, and neither does an error of the estimate itself, which is
+large before any request has finished. Retraction is the safety net.
 
 Source: the simulation study of this project; the plain form is `core.pacing.peak_tokens`.
 """
@@ -25,13 +26,13 @@ from sglang_blend.scheduling.lengths import ExpectedLen
 _MARGIN = 2.0
 
 
-def with_margin(expected: ExpectedLen, num_running: int) -> float:
+def with_margin(expected: ExpectedLen, num_running: int, doubt: float = 0.0) -> float:
     """Tokens to reserve for what a request will add.
 
-    The expected mean, plus twice the distance to the high quantile over the square root of the number of
-    running requests.
+    The expected mean, plus a part of the distance to the high quantile: 2 over the square root of the number
+    of running requests, and the doubt of the estimate itself, added as independent errors are.
     """
-    margin = min(_MARGIN / math.sqrt(max(num_running, 1)), 1.0)
+    margin = min(math.hypot(_MARGIN / math.sqrt(max(num_running, 1)), doubt), 1.0)
     return expected.mean + margin * (expected.high - expected.mean)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,9 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._cache = tree_cache if isinstance(tree_cache, BlendRadixCache) else None
         if self._cache is not None:
             self._cache.on_cached = self._on_cached
+            self._cache.on_retracted = self._on_retracted
+            if self.options.peak_admission:
+                keep_what_retracted_requests_computed()
         self._front = FrontOfQueue()
         self._num_arrived = self._num_admitted = 0  # since the queue was arranged
         self._until_account = 0
@@ -251,6 +255,11 @@ class BlendSchedulePolicy(SchedulePolicy):
             self._lead(req, len(req.prefix_indices))
         else:
             self.in_flight.drop(req.rid)
+
+    def _on_retracted(self, req: Req) -> None:
+        """It will be among the next ones: what it has computed is evicted last."""
+        if (running := self.running.get(req.rid)) is not None:
+            self._expect(running)
 
     def settle(self) -> None:
         """Release who has finished."""
@@ -414,9 +423,14 @@ class BlendSchedulePolicy(SchedulePolicy):
             key, rid = heapq.heappop(self._unexpected)
             waiting = self._waiting.get(rid)
             if waiting is not None and waiting.key == key:
-                tokens = RadixKey(waiting.req.origin_input_ids, waiting.req.extra_key)
-                self._cache.expect(rid, tokens, key, waiting.mean_len)
+                self._expect(waiting)
                 num_told += 1
+
+    def _expect(self, waiting: Waiting) -> None:
+        assert self._cache is not None
+        req = waiting.req
+        tokens = RadixKey(req.origin_input_ids + req.output_ids, req.extra_key)
+        self._cache.expect(waiting.rid, tokens, waiting.key, waiting.mean_len)
 
     def _arrange(self, waiting_queue: list[Req]) -> None:
         self._account()
@@ -440,6 +454,16 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._front.update(waiting_queue, self._num_arrived, self._num_admitted)
         self._front.bring(waiting_queue, head)
         self._num_arrived = self._num_admitted = 0
+
+
+def keep_what_retracted_requests_computed() -> None:
+    """Let a retraction evict for the next step only, unless the user's environment says otherwise.
+
+    SGLang evicts for 20 steps of all that run (`release_req`), which would be all that the retracted request
+    has just left in the cache. What the steps need they evict when they come. The same number enters SGLang's
+    reservation for running requests, which admission by expected peak replaces.
+    """
+    os.environ.setdefault("SGLANG_RETRACT_DECODE_STEPS", "1")
 
 
 def token_s_ratio(cost: Any) -> float | None:

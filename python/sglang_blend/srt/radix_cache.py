@@ -2,7 +2,8 @@
 
 Every node carries a `Demand`: how many waiting requests need its tokens, and the work that waits under it,
 from which its compute density follows. Eviction takes nodes that nobody waits for first, by SGLang's own
-eviction policy, then those that are needed last in the plan.
+eviction policy, then those that are needed last in the plan, and of these no more than has to go, from their
+ends: what is left of a long document still spares its readers most of it.
 
 A waiting request is anchored at the deepest node that its prompt matches. The invariant that makes this
 cheap: no request anchored at a node starts, behind it, like one of the node's children. So inserting a node
@@ -15,9 +16,13 @@ SGLang 0.5.17: `RadixCache`, with the `_new_node` seam.
 
 from __future__ import annotations
 
+import heapq
+import math
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
@@ -25,6 +30,10 @@ from sglang_blend.scheduling.waiting import Key
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
+
+
+# A needed node gives up at least this part of the KV pool at a time: each eviction looks at every leaf.
+_LEAST_CUT_RATIO = 1 / 64
 
 
 class Expected:
@@ -107,7 +116,7 @@ class BlendRadixCache(RadixCache):
     """`RadixCache` with a `demand` on every node.
 
     `expect` and `forget` tell it who waits. `on_cached(req, chunked)` is called when a request's computed
-    tokens have entered the tree, or never will.
+    tokens have entered the tree, or never will, `on_retracted(req)` when they have and it waits again.
 
     Attributes:
         num_evicted_tokens, num_evicted_wanted_tokens: since the start; wanted are those that a waiting
@@ -117,11 +126,14 @@ class BlendRadixCache(RadixCache):
     def __init__(self, params: CacheInitParams, *, demand_aware_eviction: bool = True) -> None:
         self._expected: dict[str, Expected] = {}  # before super: it calls reset
         self.on_cached: Callable[[Req, bool], None] | None = None
+        self.on_retracted: Callable[[Req], None] | None = None
         self.num_evicted_tokens = 0
         self.num_evicted_wanted_tokens = 0
         super().__init__(params)
+        self._least_cut = 0
         if demand_aware_eviction:
             self.eviction_strategy = DemandAwareEviction(self.eviction_strategy)
+            self._least_cut = math.ceil(self.token_to_kv_pool_allocator.size * _LEAST_CUT_RATIO)
 
     def expect(self, rid: str, key: RadixKey, plan_key: Key, output_len: float) -> None:
         """A request waits; one that is expected already takes its new place."""
@@ -154,8 +166,15 @@ class BlendRadixCache(RadixCache):
             self._enter_at_root(expected)
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, **kwargs: Any) -> None:
-        """As SGLang's; then say so."""
-        super().cache_finished_req(req, is_insert, **kwargs)
+        """As SGLang's; then say so.
+
+        SGLang throws away what a retracted request has computed (its TODO in `release_req`). Here it stays
+        until the memory is really needed, so that much of it may still be there when the request goes on.
+        """
+        is_retracted = not is_insert and _goes_on(req)
+        super().cache_finished_req(req, is_insert or is_retracted, **kwargs)
+        if is_retracted and self.on_retracted is not None:
+            self.on_retracted(req)
         if self.on_cached is not None:
             self.on_cached(req, False)
 
@@ -164,6 +183,34 @@ class BlendRadixCache(RadixCache):
         super().cache_unfinished_req(req, chunked)
         if self.on_cached is not None:
             self.on_cached(req, chunked)
+
+    def evict(self, params: EvictParams) -> EvictResult:
+        """As SGLang's, except that of a node that is needed only the end goes."""
+        if self.disable or not self._least_cut:
+            return super().evict(params)
+        start = time.perf_counter()
+        priority = self.eviction_strategy.get_priority
+        heap = [(priority(node), node) for node in self.evictable_leaves]
+        heapq.heapify(heap)
+        num_evicted = 0
+        while num_evicted < params.num_tokens and heap:
+            _, node = heapq.heappop(heap)
+            self._cut(node, params.num_tokens - num_evicted)
+            self.token_to_kv_pool_allocator.free_segment(node.value, start_pos=0)
+            num_evicted += len(node.value)
+            self._delete_leaf(node)
+            if not node.parent.children and node.parent.lock_ref == 0:
+                heapq.heappush(heap, (priority(node.parent), node.parent))
+            self._record_remove_event(node)
+        self.update_eviction_metrics(num_evicted, start)
+        return EvictResult(num_tokens_evicted=num_evicted)
+
+    def _cut(self, leaf: TreeNode, num_tokens: int) -> None:
+        """Leave in `leaf` what is to be evicted for `num_tokens`; the rest becomes its parent."""
+        num_pages = -(-max(num_tokens, self._least_cut) // self.page_size)
+        kept = len(leaf.key) - num_pages * self.page_size
+        if kept > 0 and leaf.demand.num_pending:
+            self._split_node(leaf.key, leaf, kept)
 
     def check_integrity(self) -> None:
         """Compare what is kept up to date step by step with what follows from the tree; one walk.
@@ -270,6 +317,12 @@ class BlendRadixCache(RadixCache):
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
+
+
+def _goes_on(req: Req) -> bool:
+    """Whether a request that gives its memory back was decoding and will be computed further."""
+    ended = req.finished() or req.to_finish is not None
+    return bool(req.output_ids) and not ended and not getattr(req, "skip_radix_cache_insert", False)
 
 
 def _path_to_root(node: TreeNode | None) -> Iterator[TreeNode]:
