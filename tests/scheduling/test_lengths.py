@@ -14,13 +14,17 @@ def test_before_anything_has_finished_half_of_the_cap_is_expected() -> None:
     assert 350 <= high <= 400
 
 
-def test_doubt_of_the_estimate_falls_with_what_has_finished() -> None:
+def test_doubt_falls_with_the_outputs_that_lasted_longer() -> None:
+    """What finished early says nothing of how long those go on that have outlived it."""
     lengths = LengthClass(400)
-    assert lengths.doubt == 1.0
-    for _ in range(24):
-        lengths.observe(30)
-    assert lengths.doubt == pytest.approx(0.2)
-    assert PlannedLen(30, 60).doubt == 0.0, "the plan has sampled"
+    assert lengths.doubt(0) == 1.0
+    for length in [30] * 21 + [90] * 3:
+        lengths.observe(length)
+    lengths.refresh([40] * 10)
+    assert lengths.doubt(0) == pytest.approx(0.2)
+    assert lengths.doubt(40) == pytest.approx(0.5)
+    assert lengths.doubt(90) == 1.0
+    assert PlannedLen(30, 60).doubt(0) == 0.0, "the plan has sampled"
 
 
 def test_short_outputs_are_learnt_from_a_few() -> None:

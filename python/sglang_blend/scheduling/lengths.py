@@ -41,14 +41,15 @@ class ExpectedOutput(Protocol):
 
     Attributes:
         version: changes when it has been learnt anew.
-        doubt: 0 to 1, how far the estimate itself may be off, for all requests alike: a part of the distance
-            from mean to high.
     """
 
     version: int
 
-    @property
-    def doubt(self) -> float: ...
+    def doubt(self, num_generated: int) -> float:
+        """How far the estimate of what comes after `num_generated` may itself be off, for all requests alike.
+
+        0 to 1, a part of the distance from its mean to its high quantile.
+        """
 
     def remaining(self, num_generated: int, max_new_tokens: int) -> ExpectedLen:
         """Tokens to come after `num_generated`, within the cap."""
@@ -61,7 +62,6 @@ class PlannedLen:
     """
 
     version = 0
-    doubt = 0.0
 
     def __init__(self, mean: float, high: float) -> None:
         self._mean, self._high = mean, max(mean, high)
@@ -72,6 +72,10 @@ class PlannedLen:
         least = max(num_generated / 8, _LEAST_REMAINING)
         mean = min(max(self._mean - num_generated, least), room)
         return ExpectedLen(mean, min(max(self._high - num_generated, least), room))
+
+    def doubt(self, num_generated: int) -> float:
+        """None: the plan has sampled, or the length is fixed."""
+        return 0.0
 
 
 class LengthClass:
@@ -87,6 +91,7 @@ class LengthClass:
         self._finished: deque[int] = deque(maxlen=_KEPT)
         self._num_new = 0
         self._prior = np.linspace(most_tokens / _PRIOR_POINTS, most_tokens, _PRIOR_POINTS)
+        self._lengths: list[int] = []
         self._time: list[float] = []
         self._survival: list[float] = []
         self._area: list[float] = []
@@ -96,11 +101,6 @@ class LengthClass:
         """A request of the class has finished by itself."""
         self._finished.append(output_len)
         self._num_new += 1
-
-    @property
-    def doubt(self) -> float:
-        """The prior says nothing of the job; the mean of what has finished errs by the root of its number."""
-        return 1.0 / math.sqrt(1 + len(self._finished))
 
     @property
     def has_news(self) -> bool:
@@ -113,6 +113,7 @@ class LengthClass:
         Args:
             running: tokens that each running request of the class has generated.
         """
+        self._lengths = sorted(self._finished)
         events = np.concatenate([self._prior, np.array(self._finished, np.float64)])
         weight = np.concatenate(
             [np.full(_PRIOR_POINTS, _PRIOR_WEIGHT / _PRIOR_POINTS), np.ones(len(self._finished))]
@@ -145,6 +146,12 @@ class LengthClass:
         high = self._time[min(at, len(self._time) - 1)] - num_generated
         mean = min(max(mean, 1.0), room)
         return ExpectedLen(mean, min(max(high, mean), room))
+
+    def doubt(self, num_generated: int) -> float:
+        """Full as long as nothing has lasted longer: the prior knows nothing of the job. Then the mean of the
+        lengths seen errs by the root of their number.
+        """
+        return 1.0 / math.sqrt(1 + len(self._lengths) - bisect_right(self._lengths, num_generated))
 
     def _survives(self, tokens: float) -> float:
         return self._survival[bisect_right(self._time, tokens) - 1]

@@ -81,7 +81,8 @@ class Waiting:
         """
         if self._end_version != self.expected.version or num_generated >= self._end_len:
             expected = self.expected.remaining(num_generated, self.max_new_tokens)
-            self._end_len = num_generated + with_margin(expected, num_running, self.expected.doubt)
+            doubt = self.expected.doubt(num_generated)
+            self._end_len = num_generated + with_margin(expected, num_running, doubt)
             self._end_version = self.expected.version
         return self._end_len - num_generated
 
