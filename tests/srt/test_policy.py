@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -121,3 +122,29 @@ def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step():
         batch = SimpleNamespace(forward_mode=ForwardMode.SPLIT_PREFILL, split_index=index)
         assert plugin._run_batch(lambda scheduler, batch: "done", scheduler, batch) == "done"
     assert seen == [0]
+
+
+def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
+    """Before it is back in the queue; and a retraction evicts for one step only, unless the user says more."""
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+    from sglang_blend.srt.radix_cache import BlendRadixCache
+
+    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
+    for given, expected in ((None, "1"), ("7", "7")):
+        monkeypatch.setenv("SGLANG_RETRACT_DECODE_STEPS", given or "")  # so that it is put back in any case
+        if given is None:
+            monkeypatch.delenv("SGLANG_RETRACT_DECODE_STEPS")
+        tree = BlendRadixCache(CacheInitParams(False, None, allocator, 1))
+        policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
+        assert os.environ["SGLANG_RETRACT_DECODE_STEPS"] == expected
+    request = _request(0, 1.0)
+    policy.calc_priority([request])
+    request.last_node = tree.root_node
+    policy.admit(request, 0)
+    assert tree.node_of("r0") is None
+    request.output_ids.append(5)
+    tree.on_retracted(request)
+    assert tree.node_of("r0") is not None
+    tree.check_integrity()
