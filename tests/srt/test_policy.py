@@ -125,7 +125,7 @@ def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step():
 
 
 def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
-    """Before it is back in the queue; and a retraction evicts for one step only, unless the user says more."""
+    """Before it is back in the queue; a retraction evicts for one step, unless the user says more."""
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
     from sglang_blend.srt.policy import BlendSchedulePolicy
