@@ -18,7 +18,6 @@ import logging
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -31,6 +30,7 @@ from sglang_blend.core.pacing import full_pool_budget, prefill_tokens
 from sglang_blend.core.request import Side
 from sglang_blend.perf.sm_split import SplitWork
 from sglang_blend.scheduling.balance import SideBalance
+from sglang_blend.scheduling.counters import Counters
 from sglang_blend.scheduling.front import FrontOfQueue
 from sglang_blend.scheduling.hints import HintError, Hints, read_hints
 from sglang_blend.scheduling.in_flight import InFlightPrefixes
@@ -58,38 +58,6 @@ _PASSES_PER_ACCOUNT = 16
 _EXPECTED_PER_PASS = 16
 # In the key of a waiting request: those without hints first, a person may be waiting for them.
 _UNHINTED, _HINTED = 0, 1
-
-
-@dataclass
-class Counters:
-    """What the policy has done since the start; all counts.
-
-    Attributes:
-        admitted: requests admitted, again after a retraction.
-        skipped: times that a request waited a pass for the prefix of another.
-        held_back: passes that ended because a side had used its part of the memory.
-        finished: requests that ended by themselves.
-        early, overrun: of those, by more than a quarter shorter or longer than expected.
-        relocated: left requests that ran so far over that they count on the right.
-        retracted: requests whose memory was taken back; they are computed again.
-        refused_hints: requests whose hints could not be used.
-        plans: pools planned here, without hints.
-        paced_passes: prefill passes in mixed chunk that were given less than a chunk.
-        admission_s: seconds spent on deciding about single requests.
-    """
-
-    admitted: int = 0
-    skipped: int = 0
-    held_back: int = 0
-    finished: int = 0
-    early: int = 0
-    overrun: int = 0
-    relocated: int = 0
-    retracted: int = 0
-    refused_hints: int = 0
-    plans: int = 0
-    paced_passes: int = 0
-    admission_s: float = 0.0
 
 
 class BlendSchedulePolicy(SchedulePolicy):
