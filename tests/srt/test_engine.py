@@ -228,7 +228,7 @@ def test_a_notebook_needs_no_tricks(engine: Any) -> None:
         awaited_scores = await engine.async_score("Is it?", [" Yes", " No"], label_token_ids=[504, 505])
         scores = engine.score("Is it?", [" Yes", " No"], label_token_ids=[504, 505])
         assert np.allclose(scores.scores, awaited_scores.scores, rtol=1e-3)
-        assert engine.flush_cache().success
+        assert_idle(engine)  # empties the cache, which SGLang refuses while its last step is in flight
         return [
             [a["text"] for a in blocking],
             [a["text"] for a in awaited],
