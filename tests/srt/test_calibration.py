@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.hardware import Hardware, hardware_from_dict
+from srt.cuda_stand_ins import NUM_SMS
 
 # Importing SGLang warns of kernels that this machine lacks.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -43,3 +48,91 @@ def test_a_model_without_such_layers_is_refused() -> None:
     """The key that its config lacks is named."""
     with pytest.raises(ConfigError, match="intermediate_size"):
         _measure({"hidden_size": 64, "num_attention_heads": 2})
+
+
+class _Device:
+    """Stands where a GPU does: a decode call takes longer on fewer multiprocessors, and beside GEMMs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gemms_last: bool) -> None:
+        import torch
+        from sglang.srt.multiplex import pdmux_context
+
+        from sglang_blend.srt.calibration import sm_shares
+
+        self.now_ms, self.decode_sms, self.beside, self.gemms_last = 0.0, NUM_SMS, False, gemms_last
+        self.divided: list[tuple[int, int]] = []
+        monkeypatch.setattr(sm_shares, "_GEMM_SIZE", 8)
+        monkeypatch.setattr(sm_shares, "seconds", self._seconds)
+        monkeypatch.setattr(torch, "matmul", self._gemm)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: _Event(self))
+        spatial = ModuleType("sgl_kernel.spatial")
+        spatial.get_sm_available = lambda gpu: NUM_SMS
+        spatial.create_greenctx_stream_by_value = self._divide
+        kernels = ModuleType("sgl_kernel")
+        kernels.spatial = spatial
+        monkeypatch.setitem(sys.modules, "sgl_kernel", kernels)
+        monkeypatch.setitem(sys.modules, "sgl_kernel.spatial", spatial)
+        self.offered = pdmux_context.divide_sm(NUM_SMS, (9, 0), 6)
+
+    def decode(self, batch_size: int, context_len: int) -> None:
+        self.now_ms += max(NUM_SMS / 3 / self.decode_sms, 1.0) * (1.25 if self.beside else 1.0)
+
+    def _seconds(self, call: Callable[[], None], device: Any) -> float:
+        before = self.now_ms
+        call()
+        return (self.now_ms - before) / 1e3
+
+    def _gemm(self, a: Any, b: Any) -> None:
+        self.beside = True
+
+    def _divide(self, prefill_sms: int, decode_sms: int, gpu: int) -> tuple[Any, Any]:
+        self.divided.append((prefill_sms, decode_sms))
+        self.decode_sms = decode_sms
+
+        def ends() -> None:
+            self.beside = False
+
+        return SimpleNamespace(query=lambda: not self.gemms_last, synchronize=ends), None
+
+
+class _Event:
+    def __init__(self, device: _Device) -> None:
+        self._device = device
+
+    def record(self) -> None:
+        self._at_ms = self._device.now_ms
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: _Event) -> float:
+        return end._at_ms - self._at_ms
+
+
+def test_the_divisions_that_sglang_offers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode attention needs a third of the multiprocessors, and is a quarter slower beside GEMMs."""
+    import torch
+
+    from sglang_blend.srt.calibration.sm_shares import measure_sm_shares
+
+    device = _Device(monkeypatch, gemms_last=True)
+    found = measure_sm_shares(device, 8, 64, torch.device("cpu"))
+    assert device.divided == device.offered
+    assert found.shares == [decode / NUM_SMS for _, decode in device.offered]
+    assert found.bandwidth == pytest.approx([min(3 * share, 1.0) for share in found.shares])
+    assert found.contention == pytest.approx([1.25] * len(found.shares))
+
+
+def test_a_device_that_runs_nothing_side_by_side_ends_the_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rather than multiplying matrices for ever."""
+    import torch
+
+    from sglang_blend.srt.calibration.sm_shares import measure_sm_shares
+
+    device = _Device(monkeypatch, gemms_last=False)
+    with pytest.raises(RuntimeError, match="does not run beside GEMMs"):
+        measure_sm_shares(device, 8, 64, torch.device("cpu"))

@@ -52,7 +52,7 @@ def read_summary(scheduler: Scheduler) -> dict[str, float] | None:
     if not isinstance(runner.attn_backend, CountsReads):
         return None
     pool = runner.token_to_kv_pool
-    kv_bytes_per_token = sum(pool.get_kv_size_bytes()) / (pool.size + pool.page_size)
+    kv_bytes_per_token = float(sum(pool.get_kv_size_bytes()) / (pool.size + pool.page_size))
     return runner.attn_backend.read_counts.summary(kv_bytes_per_token)
 
 

@@ -113,7 +113,7 @@ def _shares(kernels: AttentionKernels, sizes: Sizes, device: torch.device) -> di
     logger.info("Decode attention on a share of the multiprocessors.")
     try:
         found = measure_sm_shares(kernels, sizes.batch_size, sizes.context_len, device)
-    except (ImportError, RuntimeError) as error:  # no green contexts: old driver, or forbidden
+    except (ImportError, RuntimeError, ValueError) as error:  # no green contexts: see there
         logger.warning("The device cannot be divided (%s): no shares in the record.", error)
         return {}
     return {

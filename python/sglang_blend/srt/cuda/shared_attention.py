@@ -1,7 +1,7 @@
 """`--attention-backend blend` on NVIDIA GPUs: FlashInfer, reading KV that requests share once a decode step.
 
-Has not run on a GPU yet: what could be checked without one is the arrays that it gives to the kernels
-(`tests/attention/test_level_arrays.py`).
+Has not run on a GPU yet. Without one it ran in the engine on stand-ins for FlashInfer's kernels
+(`tests/srt/test_cuda_attention.py`).
 
 Prefill, and decode steps that share nothing worth it, are SGLang's `FlashInferAttnBackend`. Other decode
 steps run its decode kernel over the private part of each request, one prefill kernel a level over the shared
@@ -85,6 +85,7 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         self._runs: SharedRuns | None = None
         self._levels: list[_Level] = []  # made when first needed, then planned anew
         self._num_levels = 0
+        self._row_of: dict[str, int] = {}  # by request id; rows of `req_to_token`
 
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         """What SGLang's class does, or for a step that shares: the private parts, then the levels."""
@@ -92,7 +93,9 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         if not mode.is_decode() or forward_batch.batch_size == 0:
             self._num_levels = 0
             if mode.is_extend():
-                self._groups.on_prefill(forward_batch.req_pool_indices.cpu().numpy().astype(np.int64))
+                rows = _rows_on_gpu(forward_batch)
+                self._row_of.update(zip(forward_batch.rids or (), rows.tolist(), strict=False))
+                self._groups.on_prefill(rows)
             super().init_forward_metadata(forward_batch)
             return
         runs = self._shared_runs(forward_batch)
@@ -147,7 +150,7 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         return out.view(-1, layer.tp_q_head_num * layer.head_dim)
 
     def _shared_runs(self, forward_batch: ForwardBatch) -> SharedRuns:
-        rows = forward_batch.req_pool_indices.cpu().numpy().astype(np.int64)
+        rows = self._rows(forward_batch)
         lens = forward_batch.seq_lens_cpu.numpy().astype(np.int64)
 
         def fetch(at: np.ndarray) -> list[SlotArray]:
@@ -159,6 +162,16 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         runs = self._groups.update(rows, lens, fetch)
         self.read_counts.add_decode(int(lens.sum()), runs)
         return runs
+
+    def _rows(self, forward_batch: ForwardBatch) -> np.ndarray:
+        """(bs,) int64 rows of the requests, as their prefill had them: asking the GPU would wait for it."""
+        rids, bs = forward_batch.rids or [], forward_batch.batch_size
+        known = [self._row_of[rid] for rid in rids if rid in self._row_of]
+        if len(known) != bs:
+            return _rows_on_gpu(forward_batch)
+        if len(self._row_of) > 2 * bs:  # who has finished
+            self._row_of = dict(zip(rids, known, strict=True))
+        return np.array(known, np.int64)
 
     def _plan_levels(self, runs: SharedRuns) -> None:
         """Tell the kernels about runs that were not there in the step before."""
@@ -182,3 +195,7 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
                 q_data_type=updater.q_data_type,
                 kv_data_type=updater.data_type,
             )
+
+
+def _rows_on_gpu(forward_batch: ForwardBatch) -> np.ndarray:
+    return forward_batch.req_pool_indices.cpu().numpy().astype(np.int64)
