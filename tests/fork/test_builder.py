@@ -54,17 +54,17 @@ def make_series(directory: Path, wheel: Path, patch: str = PATCH) -> PatchSeries
 def test_the_forked_wheel_is_patched_renamed_and_its_record_is_right(tmp_path: Path) -> None:
     stock = make_wheel(tmp_path / "stock")
     forked = builder.build(tmp_path / "out", wheel=stock, series=make_series(tmp_path, stock))
-    assert forked.name == "sglang-0.5.17+blend.4-py3-none-any.whl"
+    assert forked.name == "sglang-0.5.17+blend.3-py3-none-any.whl"
     # `wheel unpack` checks every file against RECORD.
-    tree = builder.unpack(forked, tmp_path / "unpacked", "0.5.17+blend.4")
+    tree = builder.unpack(forked, tmp_path / "unpacked", "0.5.17+blend.3")
     assert (tree / "sglang" / "module.py").read_text() == "value = 5\nother = 2\n"
     version: dict[str, object] = {}
     exec((tree / "sglang" / "_version.py").read_text(), version)
-    assert version["__version__"] == "0.5.17+blend.4"
-    assert version["__version_tuple__"] == (0, 5, 17, "blend.4")
-    assert "Version: 0.5.17+blend.4\n" in (tree / "sglang-0.5.17+blend.3.dist-info" / "METADATA").read_text()
+    assert version["__version__"] == "0.5.17+blend.3"
+    assert version["__version_tuple__"] == (0, 5, 17, "blend.3")
+    assert "Version: 0.5.17+blend.3\n" in (tree / "sglang-0.5.17+blend.3.dist-info" / "METADATA").read_text()
     with zipfile.ZipFile(forked) as archive:
-        assert "sglang-0.5.17+blend.4.dist-info/RECORD" in archive.namelist()
+        assert "sglang-0.5.17+blend.3.dist-info/RECORD" in archive.namelist()
 
 
 def test_a_wheel_with_another_file_content_is_refused(tmp_path: Path) -> None:
