@@ -237,3 +237,16 @@ def test_the_timeline_has_all_work_and_all_tokens_of_the_job():
         assert steps.num_waiting[-1] == 0
         assert 0 <= steps.left_ratio.min() <= steps.left_ratio.max() <= 1
         assert 0 < steps.left_ratio.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "computed", "steps"), [("known", 130, 11), ("wait", 130, 12), ("recompute", 230, 11)]
+)
+def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(rule, computed, steps):
+    """Two prompts of 100 equal tokens and 15 others each, eleven output tokens."""
+    prefix = list(range(1000, 1100))
+    table = RequestTable.from_lists([[*prefix, *range(15)], [*prefix, *range(20, 35)]], max_new_tokens=11)
+    job = SimulatedJob.from_table(table, np.array([11, 11]))
+    config = EngineConfig(admission="reserve", new_prefixes=rule)
+    result = simulate(job, np.array([0, 1]), lone_cost(400), config)
+    assert (result.computed_tokens, result.num_steps) == (computed, steps)

@@ -56,13 +56,14 @@ def engines(job, sequence, pool, config, shape="llama-3-8b", shared_reads=None):
     case=small_jobs(),
     admission=st.sampled_from(["peak", "ratio", "reserve"]),
     eviction=st.sampled_from(["lru", "demand"]),
+    new_prefixes=st.sampled_from(["known", "wait", "recompute"]),
     least=st.sampled_from([None, 1, 32]),
     chunk=st.sampled_from([None, 7, 64]),
     shape=st.sampled_from(["llama-3-8b", "gemma-2-9b", "mixtral"]),
     shared_reads=st.sampled_from([None, FREE, BreakEven(group_tokens=5, reader_tokens=0.5)]),
 )
 def test_fast_simulator_takes_the_steps_of_the_obvious_one(
-    mode, case, admission, eviction, least, chunk, shape, shared_reads
+    mode, case, admission, eviction, new_prefixes, least, chunk, shape, shared_reads
 ):
     """Steps, retractions, computed and recomputed tokens are equal, the time is equal up to rounding."""
     job, sequence, pool = case
@@ -70,6 +71,7 @@ def test_fast_simulator_takes_the_steps_of_the_obvious_one(
         mode=mode,
         admission=admission,
         eviction=eviction,
+        new_prefixes=new_prefixes,
         paced=least is not None,
         min_prefill_tokens=least or 32,
         chunk_tokens=chunk,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from array import array
 
-from sglang_blend.scheduling.in_flight import LEAST_SHARED_LEN, InFlightPrefixes
+from sglang_blend.core.sharing import LEAST_SHARED_LEN
+from sglang_blend.scheduling.in_flight import InFlightPrefixes
 from sglang_blend.scheduling.online_plan import common_prefix_len
 
 PREFIX = list(range(LEAST_SHARED_LEN))

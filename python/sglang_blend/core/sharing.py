@@ -19,6 +19,9 @@ from sglang_blend.core.cost import IntArray
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import Side
 
+# Waiting a step for fewer tokens of another request than this costs more than computing them twice.
+LEAST_SHARED_LEN = 8
+
 
 def sharing_kept(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> float:
     """Part (0 to 1) of the possible sharing that an order keeps; see the module for the definition.

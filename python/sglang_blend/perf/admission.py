@@ -39,6 +39,7 @@ class Admission:
         step_no: int,
         request: int,
         need: int,
+        copied: int,
         relock: int,
         kv_len: int,
         private_len: int,
@@ -50,13 +51,14 @@ class Admission:
 
         Args:
             need: tokens to take from the pool at once (missing segments and the private prompt).
+            copied: tokens to take for as long as the prompt is computed.
             relock: evictable tokens of the request's prefix that would be locked.
             kv_len, private_len: tokens of its KV after prefill, and those of them that nobody shares.
             est_steps, cap_steps: expected and largest number of decode steps.
             generated: tokens it generated before a retraction.
         """
         config = self._config
-        room = pool.available - relock
+        room = pool.available - relock - copied
         # One token for every running request, so that the next decode step needs no retraction.
         if need + forecast.size > room:
             return False

@@ -12,6 +12,7 @@ from sglang_blend.perf.roofline import RooflineCost
 
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
+NewPrefixes = Literal["known", "wait", "recompute"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 # SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
@@ -37,6 +38,10 @@ class EngineConfig:
             ratio: SGLang's new_token_ratio, falling from `ratio_start` to `ratio_end`, raised by retraction;
             reserve: max_new_tokens is reserved.
         eviction: "lru" as SGLang, or "demand": segments that waiting requests need go last.
+        new_prefixes: what a request does whose prefix another one is just computing.
+            known: uses it as if it were there (the paper's engine);
+            wait: starts a step later (the leader rule of our policies);
+            recompute: computes it too, and the copy is dropped afterwards (SGLang's own policies).
         interference: share of the shorter side that an overlapped step loses.
         step_overhead_s: host time of a step that the GPU waits for.
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
@@ -57,6 +62,7 @@ class EngineConfig:
     pace_factor: float = 1.0
     admission: AdmissionPolicy = "ratio"
     eviction: EvictionPolicy = "lru"
+    new_prefixes: NewPrefixes = "known"
     interference: float = 0.07
     step_overhead_s: float = 0.0005
     pdmux_bandwidth_gain: float = 2.75
@@ -79,10 +85,11 @@ class EngineConfig:
                 f"admission {self.admission!r} is unknown; allowed are "
                 f"{', '.join(get_args(AdmissionPolicy))}."
             )
-        if self.eviction not in get_args(EvictionPolicy):
-            raise ConfigError(
-                f"eviction {self.eviction!r} is unknown; allowed are {', '.join(get_args(EvictionPolicy))}."
-            )
+        for name, kind in (("eviction", EvictionPolicy), ("new_prefixes", NewPrefixes)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{name} {getattr(self, name)!r} is unknown; allowed are {', '.join(get_args(kind))}."
+                )
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
             raise ConfigError(
                 f"chunk_tokens is {self.chunk_tokens}, allowed is 1 or more; correct --chunk-tokens."

@@ -44,6 +44,7 @@ class KvPool:
         self._readers = [0] * num_nodes  # requests locked here plus children that are locked
         self._readers[0] = 1  # the root is never evicted
         self._waiting: list[int] = tree.num_requests.tolist()
+        self._in_flight = bytearray(num_nodes)  # present, and its tokens are still being computed
         self._stamp = [0] * num_nodes  # changes when a segment is locked, which makes its queue entry stale
         self._cold: deque[tuple[int, int, int]] = deque()  # (node, tokens, stamp), next to evict first
         self._wanted: deque[tuple[int, int, int]] = deque()  # as _cold; only demand-aware
@@ -74,8 +75,42 @@ class KvPool:
             node = self._parent[node]
         return cached, relock
 
+    def in_flight(self, request: int) -> tuple[int, int]:
+        """Which of a request's present segments are being computed for others.
+
+        Returns:
+            Their tokens, and the deepest of them, 0 when there is none.
+        """
+        node = self._leaf[request]
+        while not self._present[node]:
+            node = self._parent[node]
+        deepest = node if self._in_flight[node] else 0
+        tokens = 0
+        while self._in_flight[node]:
+            tokens += self._seg_len[node]
+            node = self._parent[node]
+        return tokens, deepest
+
+    def is_in_flight(self, node: int) -> bool:
+        """Whether the segment's tokens are still being computed."""
+        return bool(self._in_flight[node])
+
+    def computed(self, request: int) -> None:
+        """The prompt of a request is complete: its segments can be read by others from now on."""
+        node = self._leaf[request]
+        while self._in_flight[node]:
+            self._in_flight[node] = 0
+            node = self._parent[node]
+
+    def drop_copy(self, num_tokens: int) -> None:
+        """Frees private tokens that turned out to be in the cache."""
+        self.private -= num_tokens
+        self.free += num_tokens
+
     def acquire(self, request: int, private_len: int) -> int:
         """Locks the path of a request, adds its missing segments and takes `private_len` tokens for itself.
+
+        The new segments are in flight until `computed`.
 
         Returns:
             Tokens of the prompt's shared part that were cached before.
@@ -94,7 +129,7 @@ class KvPool:
         self.private += private_len
         added = leaf
         while added != node:  # the new segments: each has one reader, the segment (or request) below it
-            self._present[added] = 1
+            self._present[added] = self._in_flight[added] = 1
             self._readers[added] = 1
             self.locked += self._seg_len[added]
             added = self._parent[added]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sglang_blend.core.pacing import peak_tokens, token_budget
+from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.roofline import RooflineCost
@@ -29,6 +30,8 @@ class _Req:
     admission_len: float
     cap: int
     state: str = "waiting"  # waiting, prefill, running, done
+    copied: int = 0
+    waits_for: int = 0
     generated: int = 0
     prefill_done: int = 0
     prefill_left: int = 0
@@ -93,7 +96,9 @@ class NaiveEngine:
         self.waiting = [int(i) for i in self.sequence]
         self.rank = {request: rank for rank, request in enumerate(self.waiting)}
         self.prefilling: list[_Req] = []
+        self.late: list[_Req] = []  # admitted, and their prefix is being computed
         self.cached: dict[int, int] = {}  # segment -> when it was last unlocked
+        self.in_flight: set[int] = set()  # cached, and being computed
         self.leftovers: list[tuple[int, int]] = []  # (when, tokens)
         self.clock = 0
         self.blocked, self.retry_at = False, 0
@@ -171,7 +176,8 @@ class NaiveEngine:
         kv_len, private = req.prompt_len + req.generated, req.private_prompt + req.generated
         here = [n for n in req.path if n in self.cached]
         need = kv_len - sum(int(seg[n]) for n in here)
-        room = self.available() - sum(int(seg[n]) for n in here if n not in locked)
+        copied, waits_for = self.of_others(req)
+        room = self.available() - sum(int(seg[n]) for n in here if n not in locked) - copied
         req.admitted_step, req.admitted_private, req.admitted_kv = self.step_no, private, kv_len
         req.admitted_generated = req.generated
         fits = len(others) < config.max_running and need + len(others) <= room
@@ -200,17 +206,40 @@ class NaiveEngine:
         self.waiting.pop(0)
         req.state = "prefill"
         missing = [n for n in req.path if n not in self.cached]
-        self.make_room(sum(int(seg[n]) for n in missing) + private)
+        self.make_room(sum(int(seg[n]) for n in missing) + private + copied)
         for node in missing:
             self.cached[node] = 0
-        req.held_private = private
-        req.prefill_left = max(need, 1)
+            self.in_flight.add(node)
+        req.held_private = private + copied
+        req.copied, req.waits_for = copied, waits_for
+        req.prefill_left = max(need + copied, 1)
         req.prefill_done = kv_len - req.prefill_left
         if req.generated:
             self.recomputed += req.prefill_left
         else:
-            self.computed += need
-        self.prefilling.append(req)
+            self.computed += need + copied
+        (self.late if waits_for else self.prefilling).append(req)
+        return True
+
+    def of_others(self, req: _Req) -> tuple[int, int]:
+        """Tokens that are computed beside another request, and the segment that is waited for."""
+        theirs = [n for n in req.path if n in self.in_flight]
+        tokens = sum(int(self.job.tree.seg_len[n]) for n in theirs)
+        if self.config.new_prefixes == "known" or not theirs:
+            return 0, 0
+        if self.config.new_prefixes == "recompute" or tokens < LEAST_SHARED_LEN:
+            return tokens, 0
+        return 0, theirs[0]
+
+    def start_late(self) -> None:
+        there = [r for r in self.late if r.waits_for not in self.in_flight]
+        self.late = [r for r in self.late if r.waits_for in self.in_flight]
+        self.prefilling = there + self.prefilling
+
+    def has_prefill(self) -> bool:
+        while not self.prefilling:
+            if not self.admit_next():
+                return False
         return True
 
     def refresh(self) -> None:
@@ -264,7 +293,8 @@ class NaiveEngine:
 
     def collect(self, budget: int) -> tuple[int, float]:
         tokens, attention_s = 0, 0.0
-        while tokens < budget and (self.prefilling or self.admit_next()):
+        self.start_late()
+        while tokens < budget and self.has_prefill():
             piece = min(self.prefilling[0].prefill_left, budget - tokens)
             tokens += piece
             attention_s += self.take_piece(piece)
@@ -304,7 +334,7 @@ class NaiveEngine:
         self.retract()
         size = len(self.running())
         budget = self.chunk - size
-        if self.config.paced and (self.prefilling or self.may_admit()):
+        if self.config.paced and (self.prefilling or self.late or self.may_admit()):
             self.refresh()
             least = self.config.min_prefill_tokens
             budget = int(min(max(self.budget - size, least), max(budget, least)))
@@ -325,14 +355,15 @@ class NaiveEngine:
             self.finish_step(self.timer.step_s(tokens, attention_s, 0.0))
             self.join()
             return
-        if not self.prefilling and not self.admit_next():
+        self.start_late()
+        if not self.has_prefill():
             self.credit_s = 0.0
             self.decode_alone()
             return
         self.refresh()
         seconds = self.timer.muxed_decode_s(len(self.running()), self.kv_read(), self.split)
         self.credit_s += seconds
-        while self.credit_s > 0 and (self.prefilling or self.admit_next()):
+        while self.credit_s > 0 and self.has_prefill():
             req = self.prefilling[0]
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(req.prefill_done, 1), self.split)
             piece = min(req.prefill_left, max(1, int(self.credit_s / each_s)), self.chunk)
@@ -390,6 +421,9 @@ class NaiveEngine:
     def join(self) -> None:
         """Complete prompts give their first token."""
         for req in self.ready:
+            self.in_flight -= set(req.path)
+            req.held_private -= req.copied
+            req.copied = 0
             req.kv_len = req.joined_kv = req.prompt_len + req.generated
             if req.generated < req.output_len:
                 req.generated += 1

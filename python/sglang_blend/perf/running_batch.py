@@ -123,9 +123,7 @@ class Forecast:
 
     def __init__(self) -> None:
         self._size = 0
-        self._final_private = (
-            0.0  # sum of private tokens that each request holds when it is expected to finish
-        )
+        self._final_private = 0.0  # private tokens that each holds when it is expected to finish
         # (5, capacity) float64 by ascending expected finish: finish step, private tokens and kv
         # tokens (both less the
         # step of admission, so that adding the step gives the present value), estimated output,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
 from sglang_blend.perf.bounds import bounds_of
@@ -28,14 +29,19 @@ from sglang_blend.perf.timeline import StepRow, Timeline
 
 
 class _Prefill:
-    """An admitted request whose prompt is being computed: tokens done (or cached) and to go."""
+    """An admitted request whose prompt is being computed: tokens done (or cached) and to go.
 
-    __slots__ = ("done", "left", "request")
+    Attributes:
+        waits_for: a segment that another request computes, and this one reads; 0 when there is none.
+    """
 
-    def __init__(self, request: int, done: int, left: int) -> None:
+    __slots__ = ("done", "left", "request", "waits_for")
+
+    def __init__(self, request: int, done: int, left: int, waits_for: int) -> None:
         self.request = request
         self.done = done
         self.left = left
+        self.waits_for = waits_for
 
 
 class EngineCounts(NamedTuple):
@@ -86,6 +92,8 @@ class SimulatedEngine:
         self.generated: defaultdict[int, int] = defaultdict(int)
         self.finished: defaultdict[int, int] = defaultdict(int)
         self._prefilling: deque[_Prefill] = deque()
+        self._waiting_for_prefix: deque[_Prefill] = deque()
+        self._copied_tokens: dict[int, int] = {}  # by request: what it computes beside another one
         self._blocked = False
         self._retry_at = 0
         self._refresh_at = -1
@@ -136,7 +144,7 @@ class SimulatedEngine:
         self._make_decode_room()
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
-        if self._prefilling or self._may_admit():
+        if self._is_prefilling or self._may_admit():
             tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
         if not tokens:
             self._decode_run()
@@ -160,7 +168,8 @@ class SimulatedEngine:
             self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
             self._join(complete)
             return
-        if not self._prefilling and not self._admit_next():
+        self._start_waiting()
+        if not self._has_prefill():
             self._credit_s = 0.0
             self._decode_run()
             return
@@ -169,7 +178,7 @@ class SimulatedEngine:
         self._credit_s += decode_s
         tokens, prefill_s = 0, 0.0
         ready: list[int] = []
-        while self._credit_s > 0.0 and (self._prefilling or self._admit_next()):
+        while self._credit_s > 0.0 and self._has_prefill():
             job = self._prefilling[0]
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
             piece = min(job.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
@@ -235,7 +244,8 @@ class SimulatedEngine:
         """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
-        while tokens < budget and (self._prefilling or self._admit_next()):
+        self._start_waiting()
+        while tokens < budget and self._has_prefill():
             job = self._prefilling[0]
             piece = min(job.left, budget - tokens)
             piece_s = self.timer.attention_s(job.done, piece)
@@ -243,6 +253,28 @@ class SimulatedEngine:
             attention_s += piece_s
             ready += self._advance_prefill(job, piece, piece_s)
         return tokens, attention_s, ready
+
+    @property
+    def _is_prefilling(self) -> bool:
+        return bool(self._prefilling or self._waiting_for_prefix)
+
+    def _has_prefill(self) -> bool:
+        """Whether a prompt can go on in this step, after admitting whoever may start."""
+        while not self._prefilling:
+            if not self._admit_next():
+                return False
+        return True
+
+    def _start_waiting(self) -> None:
+        """Whose prefix is there by now goes first."""
+        waiting, self._waiting_for_prefix = self._waiting_for_prefix, deque()
+        started = []
+        for job in waiting:
+            if self.pool.is_in_flight(job.waits_for):
+                self._waiting_for_prefix.append(job)
+            else:
+                started.append(job)
+        self._prefilling.extendleft(reversed(started))
 
     def _advance_prefill(self, job: _Prefill, piece: int, attention_s: float) -> list[int]:
         self.pacer.on_prefill(piece, attention_s)
@@ -270,6 +302,7 @@ class SimulatedEngine:
         private_len = self._private_prompt[request] + generated
         cached, relock = self.pool.match(request)
         need = kv_len - cached
+        copied, waits_for = self._of_others(request)
         est_steps = self._admission_len[request] - generated - 1
         if est_steps <= 0 and generated:
             est_steps = max(generated // 8, 8)
@@ -281,6 +314,7 @@ class SimulatedEngine:
             step_no=step_no,
             request=request,
             need=need,
+            copied=copied,
             relock=relock,
             kv_len=kv_len,
             private_len=private_len,
@@ -306,20 +340,36 @@ class SimulatedEngine:
             self._retry_at = step_no + self.config.retry_steps
             return False
         self.feed.pop(request)
-        self.pool.acquire(request, private_len)
+        self.pool.acquire(request, private_len + copied)
         self.pacer.on_admit(request)
-        left = max(need, 1)  # a fully cached prompt still computes its last token
+        left = max(need + copied, 1)  # a fully cached prompt still computes its last token
         if generated:
             self._recomputed += left
         else:
-            self._computed += need
-        self._prefilling.append(_Prefill(request, kv_len - left, left))
+            self._computed += need + copied
+        if copied:
+            self._copied_tokens[request] = copied
+        job = _Prefill(request, kv_len - left, left, waits_for)
+        (self._waiting_for_prefix if waits_for else self._prefilling).append(job)
         self._last_admit_s = self.now_s
         return True
+
+    def _of_others(self, request: int) -> tuple[int, int]:
+        """What a request computes though others are computing it, tokens, and the segment that it waits for
+        instead, 0 when there is none.
+        """
+        if self.config.new_prefixes == "known":
+            return 0, 0
+        tokens, segment = self.pool.in_flight(request)
+        if self.config.new_prefixes == "recompute" or tokens < LEAST_SHARED_LEN:
+            return tokens, 0
+        return 0, segment
 
     def _join(self, ready: list[int]) -> None:
         """Prompts that are complete give their first token; the requests decode on or are done."""
         for request in ready:
+            self.pool.computed(request)
+            self.pool.drop_copy(self._copied_tokens.pop(request, 0))
             kv_len = self._prompt_len[request] + self.generated[request]
             self.generated[request] = min(self.generated[request] + 1, self._output_len[request])
             steps = self._output_len[request] - self.generated[request]

@@ -13,10 +13,8 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple
 
+from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.scheduling.online_plan import common_prefix_len
-
-# Waiting a pass for fewer tokens than this costs more than computing them twice.
-LEAST_SHARED_LEN = 8
 
 
 class _Leader(NamedTuple):

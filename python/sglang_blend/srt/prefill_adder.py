@@ -23,7 +23,7 @@ from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
 from sglang_blend.core.request import Side
-from sglang_blend.scheduling.in_flight import LEAST_SHARED_LEN
+from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.scheduling.peak import ExpectedPeak
 from sglang_blend.scheduling.waiting import Waiting
 from sglang_blend.srt.req_view import namespace, node_number, unlocked_path
