@@ -68,11 +68,6 @@ class ExpectedPeak:
         return len(self._context)
 
     @property
-    def is_half_full(self) -> bool:
-        """Whether all that runs would hold more than half of the pool at once."""
-        return self._sum + self._shared > self._pool / 2
-
-    @property
     def median_remaining(self) -> float:
         """Tokens after which half of the requests are expected to have ended; 0 when nothing runs."""
         self._sort()

@@ -50,7 +50,6 @@ class BlendPrefillAdder(PrefillAdder):
         self._num_reserved = 0
         self._num_refused = 0
         self._blocked: set[Side] = set()
-        self._waits_for_prefix: set[Side] = set()
         self._kept_nodes: Collection[int] = ()
         # What the present request asks of the memory: own tokens, tokens to come, tokens newly locked.
         self._asked: tuple[int, float, int] = (0, 0.0, 0)
@@ -105,7 +104,6 @@ class BlendPrefillAdder(PrefillAdder):
         if in_flight_len:
             self._expected_peak().add(*self._asked)
             self._num_reserved += 1
-            self._waits_for_prefix.add(waiting.account)
             policy.counters.skipped += 1
             return AddReqResult.SKIP
         return None
@@ -113,9 +111,6 @@ class BlendPrefillAdder(PrefillAdder):
     def _has_room(self, waiting: Waiting) -> bool:
         side, peak = waiting.account, self._expected_peak()
         if side in self._blocked and not self._may_backfill(waiting):
-            return False
-        # Before the sharers of one new prefix have run, another one is opened only where there is plenty.
-        if side in self._waits_for_prefix and self._opens_prefix(waiting) and peak.is_half_full:
             return False
         if peak.fits(*self._asked):
             return True
