@@ -62,16 +62,17 @@ def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
 
     def record(mode: str, policy: str, wall_s: float) -> dict[str, object]:
         run = {
-            "wall_s": wall_s, "predicted_s": wall_s * 1.1, "computed_prompt_tokens": 100, "mean_batch": 3.0,
-            "retractions": 0,
+            "wall_s": wall_s, "predicted_s": wall_s * 1.1, "optimum_s": 5.0, "computed_prompt_tokens": 100,
+            "mean_batch": 3.0, "retractions": 0,
         }  # fmt: skip
         return {
             "part": "blend", "mode": mode, "policy": policy, "runs": [run], "tree_minimum_prompt_tokens": 100
         }  # fmt: skip
 
     failed = {"part": "blend", "mode": "pdmux", "policy": "lpm", "error": "exit code 1"}
-    rows = [record("none", "fcfs", 20.0), record("mixed", "lpm", 10.0), record("pdmux", "dual-scan", 8.0)]
-    text = bench_gpu._table([*rows, failed])
-    assert "1.25 x" in text.splitlines()[3]
-    assert "1.10" in text.splitlines()[3]
-    assert "exit code 1" in text.splitlines()[4]
+    rows = [record("none", "fcfs", 20.0), record("mixed", "fcfs", 16.0), record("none", "fcfs@dfs", 10.0)]
+    text = bench_gpu._table([*rows, record("pdmux", "dual-scan", 8.0), failed])
+    best = text.splitlines()[4].split()
+    assert best[:3] == ["blend", "pdmux", "dual-scan"]
+    assert best[3:] == ["8.0", "1.25", "x", "2.00", "x", "62%", "1.10", "1.000", "3", "0.0"]
+    assert "exit code 1" in text.splitlines()[5]

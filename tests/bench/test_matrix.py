@@ -32,7 +32,7 @@ def run(policy: str, text: dict[str, str]) -> dict[str, Any]:
     numbers = dict.fromkeys(
         (
             "computed_prompt_tokens", "cached_prompt_tokens", "steps", "mean_batch", "retractions", "tail_s",
-            "policy_ms_per_step", "failed", "prompt_tokens", "output_tokens", "predicted_s",
+            "policy_ms_per_step", "failed", "prompt_tokens", "output_tokens", "predicted_s", "optimum_s",
             "scheduler_cpu_s",
         ),
         100.0,

@@ -143,6 +143,7 @@ async def _run(
         "policy_ms_per_step": 1e3 * did["policy_s"] / max(did["steps"], 1),
         "order": plan.schedule.order,
         "predicted_s": _predicted_s(plan, contender),
+        "optimum_s": None if (bounds := plan.bounds()) is None else bounds.optimum_s,
         "sampled": len(plan.sample),
         "slowest_policy_ms": 1e3 * after["slowest_policy_s"],
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
