@@ -6,9 +6,12 @@ cd "$(dirname "$0")/.."
 
 scripts/setup.sh
 scripts/install_browser.sh || true # the tests that need it then fail, and say the same
-if [ $# -eq 0 ]; then
-    .venv/bin/ruff format --check .
-    .venv/bin/ruff check .
-    .venv/bin/mypy
+if [ $# -gt 0 ]; then
+    exec .venv/bin/python -m pytest "$@"
 fi
-exec .venv/bin/python -m pytest --durations=15 "$@"
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/mypy
+# Two at a time; those that measure run by themselves.
+.venv/bin/python -m pytest --durations=15 -n 2 --dist loadgroup -m "not alone"
+.venv/bin/python -m pytest -m alone

@@ -81,6 +81,7 @@ def test_lines_that_are_all_bad_need_no_engine(tmp_path: Path) -> None:
     assert (tmp_path / "b.errors.jsonl").read_text().count("\n") == 1
 
 
+@pytest.mark.alone
 def test_a_finished_job_given_again_returns_at_once_with_the_same_words(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text("not json\n")
     first = launch("--file", tmp_path / "b.jsonl")

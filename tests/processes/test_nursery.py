@@ -57,6 +57,7 @@ def test_importing_sglang_leaves_nothing_that_a_fork_would_break(nursery: Nurser
     assert nursery.forks is True
 
 
+@pytest.mark.alone
 @engine
 def test_a_second_worker_costs_no_import(nursery: Nursery) -> None:
     nursery.end(start_worker(nursery))

@@ -58,6 +58,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("name", "screen", "scheme"), OPENED)
 def test_a_report_opens_quickly_and_quietly(
     browser: Browser, reports: dict[str, Path], name: str, screen: str, scheme: Any

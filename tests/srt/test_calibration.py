@@ -28,6 +28,7 @@ def _measure(config: dict[str, Any]) -> Hardware:
     return measure(config, "demo", torch.float32, small)
 
 
+@pytest.mark.alone
 def test_a_cpu_is_measured_in_seconds_and_its_record_can_be_read() -> None:
     """Larger steps reach more FLOP a second; there are no multiprocessors to divide."""
     from sglang_blend.demo_model import demo_model_path

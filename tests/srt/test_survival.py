@@ -77,6 +77,7 @@ def test_a_job_killed_at_its_start_leaves_no_process(tmp_path: Path, seconds: fl
         assert job.is_gone_within(5)
 
 
+@pytest.mark.alone
 def test_a_signal_while_the_engine_starts_ends_at_once_and_leaves_no_files(tmp_path: Path) -> None:
     with RunningJob(tmp_path, [long_completion(0)]) as job:
         job.wait_for(job.descendants)
