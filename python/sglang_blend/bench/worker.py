@@ -156,8 +156,8 @@ async def _run(
 
 def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
     """Simulated makespan with the lengths that came out; None for orders that the simulator does not know."""
-    fed_in_order = contender.policy in (*PLANNED_POLICIES, "fcfs") and contender.order != UNPLANNED
-    return plan.predict_as_it_turned_out() if fed_in_order else None
+    known = contender.policy in (*PLANNED_POLICIES, "fcfs", "lpm") and contender.order != UNPLANNED
+    return plan.predict_as_it_turned_out() if known else None
 
 
 async def _totals(engine: RunningEngine) -> dict[str, float]:

@@ -22,6 +22,7 @@ from sglang_blend.cluster.work_queue import WorkQueue
 from sglang_blend.core.cost import FloatArray
 from sglang_blend.core.request import Schedule
 from sglang_blend.perf.engine_config import EngineConfig
+from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import JobWork
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_engine import SimulatedEngine
@@ -124,6 +125,9 @@ class _WindowFeed:
         self._takes = queue.take if steal else queue.take_own
         self._held: list[tuple[int, int]] = []  # (rank, row), a heap
         self._num_running = 0
+
+    def arrange(self, pool: KvPool) -> None:
+        """The plan's order stands."""
 
     def peek(self) -> int | None:
         """The first in the plan of those that wait here."""

@@ -59,6 +59,7 @@ class EngineFacts(NamedTuple):
         num_replicas: engines like this one that answer together.
         mode: how its steps combine prefill and decode: default, mixed or pdmux.
         chunk_tokens: most tokens of a step with prefill; None where SGLang cuts no prompts.
+        matches_longest_prefix: its schedule policy is SGLang's lpm.
     """
 
     model_config: dict[str, Any]
@@ -72,6 +73,7 @@ class EngineFacts(NamedTuple):
     num_replicas: int = 1
     mode: Literal["default", "mixed", "pdmux"] = "default"
     chunk_tokens: int | None = None
+    matches_longest_prefix: bool = False
 
 
 class Failure(NamedTuple):

@@ -251,6 +251,7 @@ def engine_of(facts: EngineFacts | None, cost: RooflineCost | None) -> EngineCon
         admission="peak" if facts.takes_hints else "ratio",
         eviction="demand" if facts.takes_hints else "lru",
         new_prefixes="wait" if facts.takes_hints else "recompute",
+        queue="lpm" if facts.matches_longest_prefix else "planned",
         max_running=facts.max_running_requests,
     )
     return engine if cost is None else engine.on(cost.hardware)

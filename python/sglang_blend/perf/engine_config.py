@@ -13,6 +13,7 @@ from sglang_blend.perf.roofline import RooflineCost
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
 NewPrefixes = Literal["known", "wait", "recompute"]
+Queue = Literal["planned", "lpm"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 # SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
@@ -42,6 +43,8 @@ class EngineConfig:
             known: uses it as if it were there (the paper's engine);
             wait: starts a step later (the leader rule of our policies);
             recompute: computes it too, and the copy is dropped afterwards (SGLang's own policies).
+        queue: whom the engine tries first, of those that wait: "planned", the order they are given in, or
+            "lpm", SGLang's longest cached prefix.
         interference: share of the shorter side that an overlapped step loses.
         step_overhead_s: host time of a step that the GPU waits for.
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
@@ -63,6 +66,7 @@ class EngineConfig:
     admission: AdmissionPolicy = "ratio"
     eviction: EvictionPolicy = "lru"
     new_prefixes: NewPrefixes = "known"
+    queue: Queue = "planned"
     interference: float = 0.07
     step_overhead_s: float = 0.0005
     pdmux_bandwidth_gain: float = 2.75
@@ -85,7 +89,8 @@ class EngineConfig:
                 f"admission {self.admission!r} is unknown; allowed are "
                 f"{', '.join(get_args(AdmissionPolicy))}."
             )
-        for name, kind in (("eviction", EvictionPolicy), ("new_prefixes", NewPrefixes)):
+        kinds = (("eviction", EvictionPolicy), ("new_prefixes", NewPrefixes), ("queue", Queue))
+        for name, kind in kinds:
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
                     f"{name} {getattr(self, name)!r} is unknown; allowed are {', '.join(get_args(kind))}."

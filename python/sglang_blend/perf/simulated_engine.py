@@ -168,7 +168,7 @@ class SimulatedEngine:
             self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
             self._join(complete)
             return
-        self._start_waiting()
+        self._begin_pass()
         if not self._has_prefill():
             self._credit_s = 0.0
             self._decode_run()
@@ -244,7 +244,7 @@ class SimulatedEngine:
         """
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
-        self._start_waiting()
+        self._begin_pass()
         while tokens < budget and self._has_prefill():
             job = self._prefilling[0]
             piece = min(job.left, budget - tokens)
@@ -265,8 +265,9 @@ class SimulatedEngine:
                 return False
         return True
 
-    def _start_waiting(self) -> None:
-        """Whose prefix is there by now goes first."""
+    def _begin_pass(self) -> None:
+        """Whose prefix is there by now goes first, then whoever the queue names."""
+        self.feed.arrange(self.pool)
         waiting, self._waiting_for_prefix = self._waiting_for_prefix, deque()
         started = []
         for job in waiting:

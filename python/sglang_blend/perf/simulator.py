@@ -14,7 +14,7 @@ from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.feed import Feed, ListFeed, TwoEndFeed
+from sglang_blend.perf.feed import Feed, ListFeed, LongestPrefixFeed, TwoEndFeed
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
@@ -37,7 +37,7 @@ def simulate(
         sequence: (n,) int64, requests in planned order, each once.
         cost: times and pool size.
         config: the engine.
-        feed: takes the place of the list of `sequence` (two-ended feeding).
+        feed: takes the place of the list of `sequence` (two-ended feeding), and of `config.queue`.
         record_timeline: whether to keep the steps.
         is_left: (n,) bool, requests of the left side, whose share of the memory the timeline then has.
 
@@ -48,8 +48,10 @@ def simulate(
         raise PlanError(
             f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
         )
+    if feed is None:
+        feed = LongestPrefixFeed(sequence, job.tree) if config.queue == "lpm" else ListFeed(sequence)
     engine = SimulatedEngine(
-        job, feed or ListFeed(sequence), cost, config, record_timeline=record_timeline, is_left=is_left
+        job, feed, cost, config, record_timeline=record_timeline, is_left=is_left
     )
     engine.run()
     return engine.result()
