@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def greedy_answers(prompts: list[str], num_tokens: int) -> list[str]:
-    """In float32, each prompt alone; ends at the end-of-sequence token."""
+def greedy_answers(prompts: list[str], num_tokens: int, *, ignore_eos: bool = False) -> list[str]:
+    """In float32, each prompt alone; ends at the end-of-sequence token, unless that is ignored."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -13,6 +13,8 @@ def greedy_answers(prompts: list[str], num_tokens: int) -> list[str]:
     path = str(demo_model_path())
     tokenizer = AutoTokenizer.from_pretrained(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    if ignore_eos:
+        model.generation_config.eos_token_id = None
     answers = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")

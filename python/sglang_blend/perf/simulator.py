@@ -50,9 +50,7 @@ def simulate(
         )
     if feed is None:
         feed = LongestPrefixFeed(sequence, job.tree) if config.queue == "lpm" else ListFeed(sequence)
-    engine = SimulatedEngine(
-        job, feed, cost, config, record_timeline=record_timeline, is_left=is_left
-    )
+    engine = SimulatedEngine(job, feed, cost, config, record_timeline=record_timeline, is_left=is_left)
     engine.run()
     return engine.result()
 
