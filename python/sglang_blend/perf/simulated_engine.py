@@ -6,13 +6,12 @@ exactly as if one by one.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.admission import Admission
 from sglang_blend.perf.bounds import bounds_of
@@ -20,28 +19,13 @@ from sglang_blend.perf.engine_config import EngineConfig
 from sglang_blend.perf.feed import Feed
 from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.pacing import JobWork, Pacer
+from sglang_blend.perf.prefill_queue import Prefill, PrefillQueue
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.running_batch import Forecast, RunningBatch
 from sglang_blend.perf.shared_readers import SharedReaders
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
 from sglang_blend.perf.step_time import KvRead, StepTimer
 from sglang_blend.perf.timeline import StepRow, Timeline
-
-
-class _Prefill:
-    """An admitted request whose prompt is being computed: tokens done (or cached) and to go.
-
-    Attributes:
-        waits_for: a segment that another request computes, and this one reads; 0 when there is none.
-    """
-
-    __slots__ = ("done", "left", "request", "waits_for")
-
-    def __init__(self, request: int, done: int, left: int, waits_for: int) -> None:
-        self.request = request
-        self.done = done
-        self.left = left
-        self.waits_for = waits_for
 
 
 class EngineCounts(NamedTuple):
@@ -91,9 +75,7 @@ class SimulatedEngine:
         # By request, and only of those that came here: one of many engines sees a small part of the job.
         self.generated: defaultdict[int, int] = defaultdict(int)
         self.finished: defaultdict[int, int] = defaultdict(int)
-        self._prefilling: deque[_Prefill] = deque()
-        self._waiting_for_prefix: deque[_Prefill] = deque()
-        self._copied_tokens: dict[int, int] = {}  # by request: what it computes beside another one
+        self._prefill = PrefillQueue(self.pool, config.new_prefixes)
         self._blocked = False
         self._retry_at = 0
         self._refresh_at = -1
@@ -144,7 +126,7 @@ class SimulatedEngine:
         self._make_decode_room()
         tokens, attention_s = 0, 0.0
         ready: list[int] = []
-        if self._is_prefilling or self._may_admit():
+        if self._prefill or self._may_admit():
             tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
         if not tokens:
             self._decode_run()
@@ -179,14 +161,15 @@ class SimulatedEngine:
         tokens, prefill_s = 0, 0.0
         ready: list[int] = []
         while self._credit_s > 0.0 and self._has_prefill():
-            job = self._prefilling[0]
+            job = self._prefill.head
             each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
             piece = min(job.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
             attention_s = self.timer.attention_s(job.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
             prefill_s += attention_s
-            ready += self._advance_prefill(job, piece, attention_s)
+            self.pacer.on_prefill(piece, attention_s)
+            ready += self._prefill.advance(piece)
         self._credit_s = min(self._credit_s, 0.0)
         self.pool.grow(size)
         self._finish_step(decode_s, tokens, prefill_s, decode_size=size)
@@ -246,45 +229,25 @@ class SimulatedEngine:
         ready: list[int] = []
         self._begin_pass()
         while tokens < budget and self._has_prefill():
-            job = self._prefilling[0]
+            job = self._prefill.head
             piece = min(job.left, budget - tokens)
             piece_s = self.timer.attention_s(job.done, piece)
             tokens += piece
             attention_s += piece_s
-            ready += self._advance_prefill(job, piece, piece_s)
+            self.pacer.on_prefill(piece, piece_s)
+            ready += self._prefill.advance(piece)
         return tokens, attention_s, ready
-
-    @property
-    def _is_prefilling(self) -> bool:
-        return bool(self._prefilling or self._waiting_for_prefix)
 
     def _has_prefill(self) -> bool:
         """Whether a prompt can go on in this step, after admitting whoever may start."""
-        while not self._prefilling:
+        while not self._prefill.has_head:
             if not self._admit_next():
                 return False
         return True
 
     def _begin_pass(self) -> None:
-        """Whose prefix is there by now goes first, then whoever the queue names."""
         self.feed.arrange(self.pool)
-        waiting, self._waiting_for_prefix = self._waiting_for_prefix, deque()
-        started = []
-        for job in waiting:
-            if self.pool.is_in_flight(job.waits_for):
-                self._waiting_for_prefix.append(job)
-            else:
-                started.append(job)
-        self._prefilling.extendleft(reversed(started))
-
-    def _advance_prefill(self, job: _Prefill, piece: int, attention_s: float) -> list[int]:
-        self.pacer.on_prefill(piece, attention_s)
-        job.done += piece
-        job.left -= piece
-        if job.left:
-            return []
-        self._prefilling.popleft()
-        return [job.request]
+        self._prefill.begin_pass()
 
     def _may_admit(self) -> bool:
         """Whether it is worth asking: a request waits, and something has changed since one was refused."""
@@ -303,7 +266,7 @@ class SimulatedEngine:
         private_len = self._private_prompt[request] + generated
         cached, relock = self.pool.match(request)
         need = kv_len - cached
-        copied, waits_for = self._of_others(request)
+        copied, waits_for = self._prefill.in_flight(request)
         est_steps = self._admission_len[request] - generated - 1
         if est_steps <= 0 and generated:
             est_steps = max(generated // 8, 8)
@@ -348,29 +311,14 @@ class SimulatedEngine:
             self._recomputed += left
         else:
             self._computed += need + copied
-        if copied:
-            self._copied_tokens[request] = copied
-        job = _Prefill(request, kv_len - left, left, waits_for)
-        (self._waiting_for_prefix if waits_for else self._prefilling).append(job)
+        self._prefill.add(Prefill(request, kv_len - left, left, waits_for), copied)
         self._last_admit_s = self.now_s
         return True
-
-    def _of_others(self, request: int) -> tuple[int, int]:
-        """What a request computes though others are computing it, tokens, and the segment that it waits for
-        instead, 0 when there is none.
-        """
-        if self.config.new_prefixes == "known":
-            return 0, 0
-        tokens, segment = self.pool.in_flight(request)
-        if self.config.new_prefixes == "recompute" or tokens < LEAST_SHARED_LEN:
-            return tokens, 0
-        return 0, segment
 
     def _join(self, ready: list[int]) -> None:
         """Prompts that are complete give their first token; the requests decode on or are done."""
         for request in ready:
-            self.pool.computed(request)
-            self.pool.drop_copy(self._copied_tokens.pop(request, 0))
+            self._prefill.complete(request)
             kv_len = self._prompt_len[request] + self.generated[request]
             self.generated[request] = min(self.generated[request] + 1, self._output_len[request])
             steps = self._output_len[request] - self.generated[request]
