@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,10 +52,16 @@ class Wrapper:
         return bound.arguments
 
     def plan(self, *args: Any, **kwargs: Any) -> None:
-        self._plan(self._bind("plan", args, kwargs))
+        given = self._bind("plan", args, kwargs)
+        self._causal = given.get("causal", False)
+        self._plan(given)
 
     def begin_forward(self, *args: Any, **kwargs: Any) -> None:
         self.plan(*args, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As it was planned."""
+        return self._attend(self._bind("run", args, kwargs), self._causal, None)[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self._forward(self._bind("forward", args, kwargs))[0]
@@ -71,16 +78,19 @@ class Wrapper:
     def _forward(self, given: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         assert given["window_left"] in (-1, None), given["window_left"]
         assert not given["logits_soft_cap"], given["logits_soft_cap"]
-        done = [
-            attend(*part, causal=given.get("causal", False), scale=given["sm_scale"])
-            for part in self._parts(given)
-        ]
+        return self._attend(given, given.get("causal", False), given["sm_scale"])
+
+    def _attend(
+        self, given: dict[str, Any], causal: bool, scale: float | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        done = [attend(*part, causal=causal, scale=scale) for part in self._parts(given)]
         return torch.cat([out for out, _ in done]), torch.cat([lse for _, lse in done])
 
 
 class _Paged(Wrapper):
     def _parts(self, given: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        k_cache, v_cache = given["paged_kv_cache"]
+        # In pages of one token, with or without a dimension for them.
+        k_cache, v_cache = (cache.flatten(0, -3) for cache in given["paged_kv_cache"])
         assert self._qo[-1] == len(given["q"]), "the plan is of another batch"
         return [
             (given["q"][q0:q1], k_cache[self._slots[k0:k1]], v_cache[self._slots[k0:k1]])
@@ -179,19 +189,24 @@ class _TorchWithoutCuda:
         return torch.empty(*args, **kwargs | {"device": "cpu"})
 
 
+def stand_in(module: ModuleType) -> None:
+    """Put the wrappers into the place of those of `flashinfer`."""
+    for name, wrapper in (
+        ("BatchPrefillWithPagedKVCacheWrapper", PagedPrefill),
+        ("BatchPrefillWithRaggedKVCacheWrapper", RaggedPrefill),
+        ("BatchDecodeWithPagedKVCacheWrapper", PagedDecode),
+    ):
+        wrapper.real = getattr(module, name)
+        setattr(module, name, wrapper)
+
+
 def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
     """SGLang's function of this name, with the stand-ins in place and the GPU's backend as `blend`."""
     import flashinfer
     import flashinfer.cascade
     from sglang.srt import utils
 
-    for name, stand_in in (
-        ("BatchPrefillWithPagedKVCacheWrapper", PagedPrefill),
-        ("BatchPrefillWithRaggedKVCacheWrapper", RaggedPrefill),
-        ("BatchDecodeWithPagedKVCacheWrapper", PagedDecode),
-    ):
-        stand_in.real = getattr(flashinfer, name)
-        setattr(flashinfer, name, stand_in)
+    stand_in(flashinfer)
     flashinfer.cascade.merge_state = merge_state
     utils.is_flashinfer_available = lambda: True
 

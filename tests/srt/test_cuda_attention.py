@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,3 +59,36 @@ def test_requests_that_share_nothing_run_as_under_sglang(engine: Any) -> None:
     after = _reads(engine)
     assert after["decode_steps"] > before["decode_steps"]
     assert after["decode_saved_tokens"] == before["decode_saved_tokens"]
+
+
+def test_calibration_asks_for_attention_of_one_prompt_and_of_a_decode_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the kernels are planned with is what they are timed on."""
+    import flashinfer
+    import torch
+
+    from sglang_blend.srt.calibration import cuda_attention
+    from sglang_blend.srt.calibration.layer import LayerShape
+    from srt import flashinfer_stand_ins
+
+    stand_ins = SimpleNamespace(**vars(flashinfer))
+    flashinfer_stand_ins.stand_in(stand_ins)
+    monkeypatch.setattr(cuda_attention, "flashinfer", stand_ins)
+    monkeypatch.setattr(cuda_attention, "_NUM_SLOTS", 200)
+    monkeypatch.setattr(cuda_attention, "_WORKSPACE_BYTES", 8)
+    asked = []
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float | None) -> Any:
+        asked.append((len(q), len(k), causal))
+        return q, q[..., 0]
+
+    monkeypatch.setattr(flashinfer_stand_ins, "attend", attend)
+    shape = LayerShape(hidden=64, intermediate=128, heads=8, kv_heads=2, head_dim=8)
+    kernels = cuda_attention.FlashInferKernels(shape, torch.float32, torch.device("cpu"))
+    kernels.prefill(50)
+    kernels.decode(3, 60)
+    kernels.decode(3, 15)
+    kernels.prefill(50)
+    prompt = (50, 50, True)
+    assert asked == [prompt, *[(1, 60, False)] * 3, *[(1, 15, False)] * 3, prompt]
