@@ -33,13 +33,11 @@ LONG = "word " * 1500
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """In float32, because answers are compared; some layers a turn, because prompts here are short."""
     import sglang_blend
-    from sglang_blend.srt.overlap import FLAGS_OF_MODE
     from srt.cuda_stand_ins import run_scheduler_process
 
     class EngineOnStandIns(sglang_blend.Engine):
         run_scheduler_process_func = staticmethod(run_scheduler_process)
 
-    assert "--disable-overlap-schedule" in FLAGS_OF_MODE["pdmux"]
     directory = tmp_path_factory.mktemp("pdmux")
     pdmux_config = directory / "pdmux.yaml"
     pdmux_config.write_text("sm_group_num: 8\nsplit_forward_token_budget: 1500\n")
