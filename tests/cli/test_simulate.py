@@ -84,6 +84,20 @@ def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
     ]
 
 
+def test_policies_run_as_sglang_runs_them(capsys):
+    """Each with its own admission; stock ones compute a shared prefix again while it is being computed."""
+    path = shared_file("text/bbh_direct.jsonl.gz")
+    words = ["--file", str(path), "--max-total-tokens", "6000", "--modes", "default", "--json"]
+    assert run(*words, "--policies", "fcfs@random,lpm@random,fcfs@dfs,dual-scan") == 0
+    records = {r["order"]: r for r in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert list(records) == ["fcfs@random", "lpm@random", "fcfs@dfs", "dual-scan"]
+    kept = {name: record["sharing_kept"] for name, record in records.items()}
+    assert kept["fcfs@random"] < kept["lpm@random"] < kept["fcfs@dfs"] < kept["dual-scan"]
+    assert kept["dual-scan"] > 0.99
+    assert run(*words, "--orders", "dfs") == 0
+    assert json.loads(capsys.readouterr().out)["sharing_kept"] > kept["fcfs@dfs"]
+
+
 def test_same_seed_same_records(capsys):
     """Byte for byte."""
     words = ("--density", "1.2", "--sharing", "0.2", "--num-requests", "200", "--modes", "overlap", "--json")
@@ -160,6 +174,10 @@ def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
         (("--paper-trace", "1", "--replicas", "0"), "--replicas is '0'"),
         (("--paper-trace", "1", "--replicas", ""), "--replicas is ''"),
         (("--paper-trace", "1", "--replicas", "2", "--html", "x.html"), "leave out --replicas"),
+        (("--paper-trace", "1", "--policies", "dfs-weight"), "policy 'dfs-weight' is not simulated; .*lpm"),
+        (("--paper-trace", "1", "--policies", "lpm@best"), "order 'best' is unknown"),
+        (("--paper-trace", "1", "--policies", "dual-scan@unplanned"), "leave @unplanned out"),
+        (("--paper-trace", "1", "--policies", "lpm", "--orders", "dfs"), "leave out --orders"),
         (("--trace", "absent.csv"), "cannot be read"),
         (("--trace", "absent.csv", "--limit", "0"), "--limit is 0"),
         (("--paper-trace", "1", "--num-requests", "100", "--max-total-tokens", "50"), "the pool holds 50"),

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
+from sglang_blend.scheduling.policies import POLICIES
 
 # In place of an order: fed as the file comes and without hints, so that our policies plan their own queue.
 UNPLANNED = "unplanned"
-# Executed by `sglang_blend.srt.policy`; not imported from there, which would import sglang.
-PLANNED_POLICIES = ("dual-scan", "stationary")
 
 
 class Contender(NamedTuple):
@@ -27,7 +26,7 @@ class Contender(NamedTuple):
     @property
     def name(self) -> str:
         """As the user writes it."""
-        default = self.policy if self.policy in PLANNED_POLICIES else "fcfs"
+        default = self.policy if self.policy in POLICIES else "fcfs"
         return self.policy if self.order == default else f"{self.policy}@{self.order}"
 
     @classmethod
@@ -39,7 +38,7 @@ class Contender(NamedTuple):
         """
         policy, at, order = text.strip().partition("@")
         if not at:
-            return cls(policy, policy if policy in PLANNED_POLICIES else "fcfs")
+            return cls(policy, policy if policy in POLICIES else "fcfs")
         allowed = (*order_names(), UNPLANNED)
         if order not in allowed:
             raise ConfigError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sglang_blend.bench.matrix import PLANNED_POLICIES, UNPLANNED, Contender, WorkerConfig
+from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
 from sglang_blend.config import JobConfig
 from sglang_blend.core.cost import IntArray
 from sglang_blend.errors import BlendError, EngineError, InputError
@@ -30,6 +30,7 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
 from sglang_blend.log import log_to_stderr
+from sglang_blend.scheduling.policies import POLICIES
 
 
 class _Collected:
@@ -156,7 +157,7 @@ async def _run(
 
 def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
     """Simulated makespan with the lengths that came out; None for orders that the simulator does not know."""
-    known = contender.policy in (*PLANNED_POLICIES, "fcfs", "lpm") and contender.order != UNPLANNED
+    known = contender.policy in (*POLICIES, "fcfs", "lpm") and contender.order != UNPLANNED
     return plan.predict_as_it_turned_out() if known else None
 
 

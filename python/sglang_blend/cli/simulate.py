@@ -2,6 +2,7 @@
 
 sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
 sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json
+sglang-blend simulate --file batch.jsonl --hardware H200 --policies fcfs,lpm,dual-scan --modes default
 sglang-blend simulate --paper-trace 1 --num-requests 20000 --replicas 1,2,4
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from sglang_blend.attention.break_even import break_even_of
+from sglang_blend.bench.matrix import UNPLANNED, Contender
 from sglang_blend.cli.batch_prompts import (
     DEFAULT_MAX_TOKENS,
     ByteTokenizer,
@@ -123,6 +125,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="measured kernel times by token count (CSV), used in place of the roofline",
     )
     parser.add_argument("--orders", default="", help="comma-separated (default: all but auto)")
+    parser.add_argument(
+        "--policies",
+        help="instead of --orders: schedule policies as `sglang-blend bench` names them (fcfs, lpm, "
+        "dual-scan, stationary, POLICY@ORDER), each with its own admission and eviction",
+    )
     parser.add_argument("--modes", default="", help=f"comma-separated (default: {','.join(MODES)})")
     parser.add_argument(
         "--chunk-tokens", type=int, help="token budget of a step with prefill (default: by mode)"
@@ -162,14 +169,15 @@ def run(args: argparse.Namespace) -> int:
         BlendError: a value that is not allowed, or an input that cannot be used.
     """
     cost = _cost(args)
-    orders = _choices("order", args.orders, order_names()) or [name for name in order_names() if name != AUTO]
+    compared = _compared(args)
     modes = _choices("mode", args.modes, MODES) or list(MODES)
     counts = None if args.replicas is None else replica_counts(args.replicas)
     if args.html is not None and counts is not None:
         raise ConfigError("--html shows one engine; leave out --replicas, or --html.")
-    if args.html is not None and len(orders) * len(modes) > 2:
+    if args.html is not None and len(compared) * len(modes) > 2:
         raise ConfigError(
-            f"--html shows one or two runs, these are {len(orders) * len(modes)}; name --orders and --modes."
+            f"--html shows one or two runs, these are {len(compared) * len(modes)}; name --orders or "
+            "--policies, and --modes."
         )
     pages: list[JobRecord] = []
     table, output_len, title = _job(args, cost)
@@ -181,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
     columns = _COLUMNS if counts is None else REPLICA_COLUMNS
     if not args.json:
         print(_heading(title, table, cost, job, args, columns))
-    for order in orders:
+    for name, order, policy in compared:
         schedule = None
         for mode in modes:
             engine = EngineConfig(
@@ -191,6 +199,8 @@ def run(args: argparse.Namespace) -> int:
                 admission=args.admission,
                 eviction=args.eviction,
             ).on(cost.hardware)
+            if policy:
+                engine = engine.under(policy)
             chosen = replace(config, order=order)
             if counts is not None:
                 records = replica_records(
@@ -204,8 +214,8 @@ def run(args: argparse.Namespace) -> int:
                 schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
             result = simulate_schedule(job, schedule, cost, engine, record_timeline=args.html is not None)
             if args.html is not None:
-                pages.append(_job_record(args, title, mode, result, schedule, workload, output_len))
-            _print(_record(order, mode, result, args), args, columns)
+                pages.append(_job_record(args, title, engine, result, schedule, workload, output_len))
+            _print(_record(name, mode, result, args), args, columns)
     if args.html is not None:
         from sglang_blend.report.compare import compare_page
         from sglang_blend.report.pages import job_page
@@ -217,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
 def _job_record(
     args: argparse.Namespace,
     title: str,
-    mode: str,
+    engine: EngineConfig,
     result: Simulation,
     schedule: Schedule,
     workload: Workload,
@@ -229,14 +239,14 @@ def _job_record(
     config = {
         "model": cost.shape.name,
         "hardware": f"{args.tp_size} x {cost.hardware.name}",
-        "engine mode": mode,
-        "admission": args.admission,
-        "eviction": args.eviction,
+        "engine mode": engine.mode,
+        "admission": engine.admission,
+        "eviction": engine.eviction,
         "output lengths": args.lengths,
         "page size": args.page_size,
     }
     return simulated_job(
-        f"{title}, {schedule.order} in mode {mode}",
+        f"{title}, {schedule.order} in mode {engine.mode}",
         result,
         workload_facts(workload, schedule, lambda row: ""),
         output_len=output_len,
@@ -256,6 +266,29 @@ def _cost(args: argparse.Namespace) -> RooflineCost:
         pool_tokens=args.max_total_tokens,
         shared_reads=break_even_of(device.name) if args.shared_reads else None,
     )
+
+
+class _Compared(NamedTuple):
+    """An order, and the policy that runs it; without one the engine is as the options say."""
+
+    name: str
+    order: str
+    policy: str = ""
+
+
+def _compared(args: argparse.Namespace) -> list[_Compared]:
+    """What is run in every mode."""
+    if args.policies is None:
+        orders = _choices("order", args.orders, order_names())
+        return [_Compared(name, name) for name in orders or order_names() if orders or name != AUTO]
+    if args.orders:
+        raise ConfigError("--policies brings its orders; leave out --orders.")
+    contenders = [Contender.parse(text) for text in args.policies.split(",")]
+    for contender in contenders:
+        EngineConfig().under(contender.policy)
+        if contender.order == UNPLANNED:
+            raise ConfigError(f"--policies {contender.name!r} is not simulated; leave @{UNPLANNED} out.")
+    return [_Compared(contender.name, contender.order, contender.policy) for contender in contenders]
 
 
 def _choices(what: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
@@ -347,13 +380,16 @@ def _heading(
     columns: tuple[str, ...],
 ) -> str:
     tp = f"{args.tp_size} x " if args.tp_size > 1 else ""
+    rules = f"admission {args.admission}, eviction {args.eviction}"
+    if args.policies is not None:
+        rules = "admission and eviction by policy"
     return (
         f"simulated: {title}\n{table.n} requests, {table.num_prompt_tokens} prompt tokens "
         f"({job.tree.unique_tokens} unique), "
         f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, "
         f"KV pool {cost.kv_pool_tokens} "
-        f"tokens, admission {args.admission}, eviction {args.eviction}, lengths {args.lengths}, seed "
-        f"{args.seed}\n" + "  ".join(name.rjust(_width(name)) for name in columns)
+        f"tokens, {rules}, lengths {args.lengths}, seed {args.seed}\n"
+        + "  ".join(name.rjust(_width(name)) for name in columns)
     )
 
 

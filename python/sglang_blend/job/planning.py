@@ -243,17 +243,13 @@ class JobPlan:
 def engine_of(facts: EngineFacts | None, cost: RooflineCost | None) -> EngineConfig:
     """The engine that predictions are for: as it runs our policies, with what was measured on its machine."""
     if facts is None:
-        return EngineConfig(admission="peak", eviction="demand", new_prefixes="wait")
+        return EngineConfig().under("dual-scan")
     engine = EngineConfig(
         mode=facts.mode,
         chunk_tokens=facts.chunk_tokens,
         paced=facts.mode == "mixed",
-        admission="peak" if facts.takes_hints else "ratio",
-        eviction="demand" if facts.takes_hints else "lru",
-        new_prefixes="wait" if facts.takes_hints else "recompute",
-        queue="lpm" if facts.matches_longest_prefix else "planned",
         max_running=facts.max_running_requests,
-    )
+    ).under("dual-scan" if facts.takes_hints else "lpm" if facts.matches_longest_prefix else "fcfs")
     return engine if cost is None else engine.on(cost.hardware)
 
 

@@ -9,6 +9,7 @@ from sglang_blend.errors import ConfigError
 from sglang_blend.perf.hardware import Hardware
 from sglang_blend.perf.kv_pool import EvictionPolicy
 from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.scheduling.policies import POLICIES
 
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
@@ -113,6 +114,23 @@ class EngineConfig:
             pdmux_bandwidth_gain=measured.bandwidth_gain or self.pdmux_bandwidth_gain,
             pdmux_contention=measured.contention or self.pdmux_contention,
         )
+
+    def under(self, policy: str) -> EngineConfig:
+        """The same engine as a schedule policy of SGLang or of ours runs it.
+
+        Args:
+            policy: "fcfs", "lpm", "dual-scan" or "stationary".
+
+        Raises:
+            ConfigError: another one; it is not modelled.
+        """
+        if policy in POLICIES:
+            return replace(self, admission="peak", eviction="demand", new_prefixes="wait", queue="planned")
+        if policy in ("fcfs", "lpm"):
+            queue: Queue = "lpm" if policy == "lpm" else "planned"
+            return replace(self, admission="ratio", eviction="lru", new_prefixes="recompute", queue=queue)
+        allowed = ", ".join((*POLICIES, "fcfs", "lpm"))
+        raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")
 
     def budget_tokens(self, cost: RooflineCost) -> int:
         """The largest number of tokens in a step with prefill.

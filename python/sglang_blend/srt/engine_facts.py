@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_blend.job.engine import EngineFacts
+from sglang_blend.scheduling.policies import POLICIES
 from sglang_blend.srt.attention_backend import shares_reads
 from sglang_blend.srt.engine_cost import device_name, run_config
-from sglang_blend.srt.policy import POLICIES
 
 if TYPE_CHECKING:
     from sglang.srt.entrypoints.engine import Engine

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POLICIES = ("dual-scan", "stationary")
-
 # Requests put in order at the head of the queue for one pass: twice as many as the last one looked at.
 _LEAST_AHEAD, _MOST_AHEAD = 32, 512
 # The accounts of the sides are summed up anew after so many passes.
