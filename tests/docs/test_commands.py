@@ -53,6 +53,7 @@ NOT_RUN = {
     "python scripts/bench_simulator.py": MEASURES,
     "python scripts/bench_cluster.py": MEASURES,
     "sglang-blend simulate --trace mooncake": TRACE,
+    "sglang-blend simulate --file bench-gpu/": "the benchmark on a GPU writes the file",
     "sglang-blend simulate --paper-trace 1 --num-requests 20000": MEASURES,
     "sglang-blend bench --file bbh_direct.jsonl.gz": MEASURES,
 }
