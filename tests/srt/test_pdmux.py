@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,23 @@ def _calibrated(path: Path) -> Path:
 @pytest.fixture
 def prefill_in_flight(engine: Any) -> Iterator[Future[dict[str, Any]]]:
     """The answer to come of a request whose long prompt is being computed: `rid` "long"."""
+    before = _admitted(engine)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(engine.generate, LONG, {"max_new_tokens": 4, "temperature": 0}, rid="long")
-        time.sleep(0.4)  # the prompt takes seconds
-        assert not answer.done()
+        _wait_until(lambda: _admitted(engine) > before)
+        assert not answer.done(), "the prompt takes seconds"
         yield answer
+
+
+def _admitted(engine: Any) -> int:
+    return engine.get_server_info()["internal_states"][0]["blend"]["totals"]["admitted"]
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
 
 
 def test_answers_are_those_of_the_model(engine: Any) -> None:
@@ -99,10 +111,11 @@ def test_the_device_is_divided_by_the_work_left(engine: Any) -> None:
     """
     engine.groups.write_text("")
     with ThreadPoolExecutor(2) as pool:
-        decoding = pool.submit(engine.generate, "Once", {"max_new_tokens": 60, "ignore_eos": True})
-        time.sleep(0.4)
+        before = _admitted(engine)
+        decoding = pool.submit(engine.generate, "Once", {"max_new_tokens": 120, "ignore_eos": True})
+        _wait_until(lambda: _admitted(engine) > before)
         prompt = pool.submit(engine.generate, PREFIXES[0] + "And then?", {"max_new_tokens": 2})
-        assert decoding.result(60)["meta_info"]["completion_tokens"] == 60
+        assert decoding.result(60)["meta_info"]["completion_tokens"] == 120
         prompt.result(60)
     groups = [int(line) for line in engine.groups.read_text().split()]
     divided = [group for group in groups if 0 < group < 7]
@@ -115,14 +128,14 @@ def test_the_pool_is_not_emptied_under_a_prompt_in_flight(engine, prefill_in_fli
     """Only when it is done."""
     assert not engine.flush_cache().success
     assert len(prefill_in_flight.result(60)["output_ids"]) == 4
-    assert engine.flush_cache().success
+    _wait_until(lambda: engine.flush_cache().success)
 
 
 def test_a_prompt_in_flight_can_be_aborted(engine, prefill_in_flight):
     """It ends when its prompt is done, with nothing left in the pool."""
     engine.tokenizer_manager.abort_request("long")
     assert prefill_in_flight.result(60)["meta_info"]["finish_reason"]["type"] == "abort"
-    assert engine.flush_cache().success
+    _wait_until(lambda: engine.flush_cache().success)
     assert engine.generate("After that", {"max_new_tokens": 3})["meta_info"]["cached_tokens"] == 0
 
 
