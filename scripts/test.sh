@@ -12,6 +12,6 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/ruff check .
 .venv/bin/mypy
-# Two at a time; those that measure run by themselves.
+# Two at a time; those that measure, or kill at a moment, run by themselves.
 .venv/bin/python -m pytest --durations=15 -n 2 --dist loadgroup -m "not alone"
 .venv/bin/python -m pytest -m alone

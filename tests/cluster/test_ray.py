@@ -20,7 +20,7 @@ from srt.batch_run import chat
 
 TESTS = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.alone]
 
 
 # The tests must be importable in Ray's processes too.

@@ -15,7 +15,7 @@ from sglang_blend.scheduling.step_records import read_steps
 from srt.batch_run import completion
 from srt.running_job import RunningJob
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 POISONABLE = "--enable-custom-logit-processor"
 
 
@@ -77,7 +77,6 @@ def test_a_job_killed_at_its_start_leaves_no_process(tmp_path: Path, seconds: fl
         assert job.is_gone_within(5)
 
 
-@pytest.mark.alone
 def test_a_signal_while_the_engine_starts_ends_at_once_and_leaves_no_files(tmp_path: Path) -> None:
     with RunningJob(tmp_path, [long_completion(0)]) as job:
         job.wait_for(job.descendants)
