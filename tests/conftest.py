@@ -12,9 +12,10 @@ os.environ["SGLANG_BLEND_HARDWARE"] = "none"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file share what its fixtures start, and so do all that use the one run of the main job."""
     for item in items:
         names = getattr(item, "fixturenames", ())
-        group = "batch_run" if "batch_run" in names else str(item.path)
+        group = "batch_run" if "batch_run" in names else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
