@@ -107,6 +107,7 @@ def _write_engine(path: Path, num_steps: int, step_s: float, engine: int) -> Non
             kv_left_tokens=9000 + 3000 * wave,
             kv_right_tokens=6000 - 2000 * wave,
             density=1 + wave,
+            decode_sm_share=(0.25, 0.5, 1.0)[step // 30 % 3],
         )
         lines.append(record.to_json())
     lines.close()

@@ -41,7 +41,14 @@ def test_every_section_is_there_and_every_chart_has_its_numbers(tmp_path: Path) 
             if isinstance(block, Chart) and block.table is None:
                 assert any(isinstance(other, Table) for other in section.blocks), block.title
     titles = [chart.title for chart in charts_of(page)]
-    assert titles[:5] == ["Compute and memory use", "KV memory", "Running density", "Requests", "Throughput"]
+    assert titles[:6] == [
+        "Compute and memory use",
+        "KV memory",
+        "Running density",
+        "Division of the GPU",
+        "Requests",
+        "Throughput",
+    ]
 
 
 def test_specifications_are_valid_vega_lite_and_hold_no_text_of_a_user(tmp_path: Path) -> None:
@@ -79,7 +86,7 @@ def test_a_comparison_pairs_charts_on_equal_axes(tmp_path: Path) -> None:
     assert makespan[1:3] == ("180 s", "90.0 s")
     assert (makespan[3].text, makespan[3].good) == ("0.5", True)  # type: ignore[union-attr]
     pairs = [block for section in page.sections for block in section.blocks if isinstance(block, Pair)]
-    assert len(pairs) == 6
+    assert len(pairs) == 7
     for pair in pairs:
         assert isinstance(pair.left, Chart)
         assert isinstance(pair.right, Chart)
@@ -97,6 +104,7 @@ def test_a_simulated_run_says_so_and_so_does_a_plan(tmp_path: Path) -> None:
     assert '<span class="simulated">SIMULATED</span>' in text
     assert "nothing on this page was measured" in text
     assert "memory-intensive" in text, "both sides of the dual scan"
+    assert "Division of the GPU" not in text, "nothing is divided"
     assert main(["simulate", *job, "--orders", "dfs,fcfs", "--modes", "overlap", "--html", str(html)]) == 0
     assert "Comparison (A and B simulated)" in html.read_text()
 

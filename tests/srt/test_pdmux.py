@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sglang_blend.scheduling.step_records import read_steps
 from srt.cuda_stand_ins import CHOICES_VARIABLE, NUM_SMS
 from srt.greedy import greedy_answers
 
@@ -33,6 +34,7 @@ LONG = "word " * 1500
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """In float32, because answers are compared; some layers a turn, because prompts here are short."""
     import sglang_blend
+    from sglang_blend.srt.options import VARIABLE
     from srt.cuda_stand_ins import run_scheduler_process
 
     class EngineOnStandIns(sglang_blend.Engine):
@@ -44,6 +46,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CHOICES_VARIABLE, str(directory / "groups"))
         patch.setenv("SGLANG_BLEND_HARDWARE", str(_calibrated(directory / "hardware.json")))
+        patch.setenv(VARIABLE, json.dumps({"stats_file": str(directory / "steps")}))
         engine = EngineOnStandIns(
             dtype="float32",
             enable_pdmux=True,
@@ -52,7 +55,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             pdmux_config_path=str(pdmux_config),
             max_total_tokens=4000,
         )
-    engine.groups = directory / "groups"
+    engine.groups, engine.steps = directory / "groups", directory / "steps"
     yield engine
     engine.shutdown()
 
@@ -122,6 +125,11 @@ def test_the_device_is_divided_by_the_work_left(engine: Any) -> None:
     assert divided, groups
     assert set(divided) == {6}, "decode has the largest share that SGLang offers"
     assert {0, 7} <= set(groups), "alone, each has all of it"
+    _admitted(engine)  # asked, the scheduler writes what it has
+    (steps,) = read_steps(engine.steps)
+    shares = {record["decode_sm_share"] for record in steps.records}
+    assert len(shares) == 3, "a report shows the three divisions"
+    assert {0.0, 1.0} < shares
 
 
 def test_the_pool_is_not_emptied_under_a_prompt_in_flight(engine, prefill_in_flight):

@@ -13,23 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
 from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.bench.matrix import UNPLANNED, Contender
-from sglang_blend.cli.batch_prompts import (
-    DEFAULT_MAX_TOKENS,
-    ByteTokenizer,
-    ModelTokenizer,
-    Tokenizer,
-    read_batch_prompts,
-)
 from sglang_blend.cli.report import write_page
+from sglang_blend.cli.simulate_job import add_job_options, known_lengths, read_job
 from sglang_blend.cli.simulate_replicas import REPLICA_COLUMNS, replica_counts, replica_records
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
-from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.core.workload import Workload
@@ -44,8 +36,6 @@ from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
 from sglang_blend.perf.simulator import simulate_schedule
-from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
-from sglang_blend.perf.trace_file import table_from_trace
 from sglang_blend.report.records import JobRecord, simulated_job
 
 _COLUMNS = (
@@ -68,40 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Runs orders through a model of the serving engine. Results are simulated, not measured.",
         epilog="Example: sglang-blend simulate --paper-trace 1 --hardware A100 --num-requests 5000",
     )
-    job = parser.add_argument_group("the job, one of these")
-    job.add_argument(
-        "--trace",
-        type=Path,
-        help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too",
-    )
-    job.add_argument(
-        "--file", type=Path, help="a batch file; outputs are taken to be half as long as max_tokens allows"
-    )
-    job.add_argument(
-        "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
-    )
-    job.add_argument(
-        "--paper-trace",
-        type=int,
-        choices=(1, 2, 3, 4),
-        help="BlendServe's main trace, re-made for this model and hardware",
-    )
-    job.add_argument("--density", type=float, help="make a workload of this compute density (with --sharing)")
-    job.add_argument("--sharing", type=float, help="and this prefix sharing ratio, 0 to 1")
-    parser.add_argument(
-        "--num-requests", type=int, default=10_000, help="requests of a made workload (default 10000)"
-    )
-    parser.add_argument(
-        "--source",
-        default=SynthesisSpec.source,
-        help="made workload: where most requests come from (default burstgpt)",
-    )
-    parser.add_argument(
-        "--long-output",
-        default=SynthesisSpec.long_output,
-        help="made workload: the long outputs (default openvid-short)",
-    )
-    parser.add_argument("--limit", type=int, help="take the first so many requests of a trace")
+    add_job_options(parser)
     parser.add_argument("--model-path", help="model folder with config.json")
     parser.add_argument(
         "--model-shape", default="llama-3.1-8b", help="a known shape instead (default llama-3.1-8b)"
@@ -180,10 +137,10 @@ def run(args: argparse.Namespace) -> int:
             "--policies, and --modes."
         )
     pages: list[JobRecord] = []
-    table, output_len, title = _job(args, cost)
+    table, output_len, title = read_job(args, cost)
     config = PlanConfig(seed=args.seed, page_size=args.page_size)
     tree = build_prefix_tree(table, page_size=args.page_size)
-    lengths = _lengths(args, table, output_len, tree, config)
+    lengths = known_lengths(args.lengths, table, output_len, tree, config)
     workload = make_workload(table, cost, config, tree=tree, lengths=lengths)
     job = SimulatedJob.from_table(table, output_len, tree=tree)
     columns = _COLUMNS if counts is None else REPLICA_COLUMNS
@@ -297,59 +254,6 @@ def _choices(what: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
         if name not in allowed:
             raise ConfigError(f"{what} {name!r} is unknown; allowed are {', '.join(allowed)}.")
     return names
-
-
-def _job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, IntArray, str]:
-    made = args.density is not None or args.sharing is not None
-    given = [name is not None for name in (args.trace, args.file, args.table, args.paper_trace)] + [made]
-    if sum(given) != 1 or (made and (args.density is None or args.sharing is None)):
-        raise ConfigError(
-            "name one job to simulate: --trace, --file, --table, --paper-trace, or --density with --sharing."
-        )
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit is {args.limit}, allowed is 1 or more; leave it out for the whole trace.")
-    if args.trace is not None:
-        table, output_len = table_from_trace(args.trace, limit=args.limit, seed=args.seed)
-        return table, output_len, args.trace.name
-    if args.file is not None:
-        return _batch_job(args)
-    if args.table is not None:
-        table = RequestTable.load(args.table)
-        return table, np.asarray(table.max_new_tokens), args.table.name
-    spec = (
-        SynthesisSpec(density=args.density, sharing=args.sharing) if made else paper_trace(args.paper_trace)
-    )
-    spec = replace(spec, num_requests=args.num_requests, source=args.source, long_output=args.long_output)
-    trace = synthesise(cost, spec, seed=args.seed)
-    kinds = ", ".join(
-        f"{n} {k}" for n, k in zip(np.bincount(trace.source, minlength=3), trace.source_names, strict=True)
-    )
-    return (
-        trace.table,
-        trace.output_len,
-        f"made workload ({kinds}), sharing ratio {trace.sharing:.3f} of compute",
-    )
-
-
-def _batch_job(args: argparse.Namespace) -> tuple[RequestTable, IntArray, str]:
-    tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
-    batch = read_batch_prompts(args.file, tokenizer, DEFAULT_MAX_TOKENS)
-    config = PlanConfig(seed=args.seed, page_size=args.page_size)
-    tree = build_prefix_tree(batch.table, page_size=args.page_size)
-    output_len = OutputLengths(batch.table, tree, config).estimate().est_output_len
-    skipped = f", {batch.num_skipped} lines left out ({batch.first_skipped})" if batch.num_skipped else ""
-    return batch.table, output_len, f"{args.file.name}, tokens by {tokenizer.name}{skipped}"
-
-
-def _lengths(
-    args: argparse.Namespace, table: RequestTable, output_len: IntArray, tree: Any, config: PlanConfig
-) -> OutputEstimate:
-    if args.lengths == "known":
-        return OutputEstimate(output_len, output_len, table.n)
-    lengths = OutputLengths(table, tree, config)
-    rows = choose_sample(table, tree, config.sample_ratio, np.random.default_rng(args.seed))
-    lengths.observe(rows, output_len[rows])
-    return lengths.estimate()
 
 
 def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace) -> dict[str, Any]:

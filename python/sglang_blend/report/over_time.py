@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from sglang_blend.report.page import (
     Table,
 )
 from sglang_blend.report.scales import closed, density_ends, rounded, time_unit
-from sglang_blend.report.timeline import Timeline
+from sglang_blend.report.timeline import FloatArray, Timeline
 from sglang_blend.report.units import NOTHING
 
 # Rows of a chart's table; the chart has all bins.
 _TABLE_BINS = 40
+# Height of the charts that need less of it.
+_LOW = 190
 # Said in the words above the charts.
 _LEFT_OUT = ("Forward passes", "Tail share")
 
@@ -60,145 +63,187 @@ def timeline_charts(
     duration_s: float | None = None,
     most: dict[str, float] | None = None,
 ) -> list[Chart]:
-    """Device use, KV memory, density, requests, throughput.
+    """Device use, KV memory, density, requests, throughput; the division of the GPU where there is one.
 
     Args:
         duration_s: where the axis ends; that of this run if None.
         most: where the value axes end, by chart; what the data need if absent.
     """
-    duration_s = duration_s or line.duration_s
+    axis = _TimeAxis.of(line, duration_s or line.duration_s)
     most = most or {}
-    unit, scale = time_unit(duration_s)
-    time: Columns = {"t": rounded(line.start_s / scale)}
-    common: dict[str, Any] = {
-        "x_title": f"time, {unit}",
-        "duration": duration_s / scale,
-        "marks": [moment / scale for moment in line.restarts_s],
-        "tail_start": line.tail_start_s / scale if duration_s == line.duration_s else None,
-    }
     found = []
     if line.compute_use is not None:
-        columns = time | {
-            "compute": rounded(line.rate("compute_s")),
-            "memory": rounded(line.rate("kv_read_s", "weight_read_s")),
-        }
-        series = [Series("compute", "compute"), Series("memory", "memory (KV and weights)")]
-        found.append(
-            Chart(
-                title="Compute and memory use",
-                caption="Share of each moment that its work keeps the compute units and the memory "
-                "bandwidth busy, modelled. Work is well blended where both lines are high together, and "
-                "takes turns where one is high while the other is low.",
-                spec=charts.over_time(
-                    series,
-                    y_title="modelled use",
-                    y_format=".0%",
-                    y_max=most.get("use"),
-                    limit=(1.0, "100%"),
-                    **common,
-                ),
-                columns=closed(columns, line.duration_s / scale),
-                table=_time_table(columns, series, unit, units.ratio),
-                describes="Modelled compute and memory use over time",
-            )
-        )
-    found.append(_kv_chart(line, time, unit, line.duration_s / scale, most.get("kv"), common))
+        found.append(_use_chart(line, axis, most.get("use")))
+    found.append(_kv_chart(line, axis, most.get("kv")))
     if line.compute_use is not None and line.sums["kv_read_s"].any():
-        running = line.running_density()
-        columns = time | {"density": rounded(running)}
-        series = [Series("density", "running density")]
-        root = plan.get("root_density")
-        found.append(
-            Chart(
-                title="Running density",
-                caption="Compute over KV read time of what was executed around each moment, modelled. The "
-                "dashed line is the density of the whole job: the closer the curve stays to it, the better "
-                "the mix. Pure prefill has no KV reads and is off the scale.",
-                spec=charts.over_time(
-                    series,
-                    y_title="density",
-                    y_format="~g",
-                    log=density_ends([*running, root or math.nan]),
-                    limit=(root, f"whole job {units.density(root)}") if root else None,
-                    **common,
-                ),
-                columns=closed(columns, line.duration_s / scale),
-                table=_time_table(columns, series, unit, units.density),
-                describes="Density of the executed work over time",
-                height=190,
-            )
+        found.append(_density_chart(line, axis, plan.get("root_density")))
+    if not np.isnan(line.states["decode_sm_share"]).all():
+        found.append(_division_chart(line, axis))
+    found.append(_requests_chart(line, axis, most.get("requests")))
+    found.append(_throughput_chart(line, axis, most.get("throughput")))
+    return found
+
+
+@dataclass(frozen=True)
+class _TimeAxis:
+    """What the charts of a run have in common.
+
+    Attributes:
+        unit, time: of the axis; when each bin begins, in that unit.
+        end: where the run ends; the axis may go on, for a run beside it that took longer.
+        options: of every chart.
+    """
+
+    unit: str
+    time: Columns
+    end: float
+    options: dict[str, Any]
+
+    @classmethod
+    def of(cls, line: Timeline, duration_s: float) -> _TimeAxis:
+        unit, scale = time_unit(duration_s)
+        options: dict[str, Any] = {
+            "x_title": f"time, {unit}",
+            "duration": duration_s / scale,
+            "marks": [moment / scale for moment in line.restarts_s],
+            "tail_start": line.tail_start_s / scale if duration_s == line.duration_s else None,
+        }
+        return cls(unit, {"t": rounded(line.start_s / scale)}, line.duration_s / scale, options)
+
+    def chart(
+        self,
+        values: dict[str, FloatArray],
+        series: list[Series],
+        form: Any,
+        *,
+        title: str,
+        caption: str,
+        describes: str,
+        table_series: list[Series] | None = None,
+        height: int = Chart.height,
+        **options: Any,
+    ) -> Chart:
+        """A chart of (b,) values by field; `form` writes one in the table, `options` go to `over_time`."""
+        columns = self.time | {name: rounded(value) for name, value in values.items()}
+        return Chart(
+            title=title,
+            caption=caption,
+            spec=charts.over_time(series, **options, **self.options),
+            columns=closed(columns, self.end),
+            table=_time_table(columns, table_series or series, self.unit, form),
+            describes=describes,
+            height=height,
         )
-    columns = time | {
-        "running": rounded(line.states["num_running"]),
-        "waiting": rounded(line.states["num_waiting"]),
-    }
+
+
+def _use_chart(line: Timeline, axis: _TimeAxis, most: float | None) -> Chart:
+    return axis.chart(
+        {"compute": line.rate("compute_s"), "memory": line.rate("kv_read_s", "weight_read_s")},
+        [Series("compute", "compute"), Series("memory", "memory (KV and weights)")],
+        units.ratio,
+        title="Compute and memory use",
+        caption="Share of each moment that its work keeps the compute units and the memory "
+        "bandwidth busy, modelled. Work is well blended where both lines are high together, and "
+        "takes turns where one is high while the other is low.",
+        describes="Modelled compute and memory use over time",
+        y_title="modelled use",
+        y_format=".0%",
+        y_max=most,
+        limit=(1.0, "100%"),
+    )
+
+
+def _density_chart(line: Timeline, axis: _TimeAxis, root: float | None) -> Chart:
+    running = line.running_density()
+    return axis.chart(
+        {"density": running},
+        [Series("density", "running density")],
+        units.density,
+        title="Running density",
+        caption="Compute over KV read time of what was executed around each moment, modelled. The "
+        "dashed line is the density of the whole job: the closer the curve stays to it, the better "
+        "the mix. Pure prefill has no KV reads and is off the scale.",
+        describes="Density of the executed work over time",
+        height=_LOW,
+        y_title="density",
+        y_format="~g",
+        log=density_ends([*running, root or math.nan]),
+        limit=(root, f"whole job {units.density(root)}") if root else None,
+    )
+
+
+def _division_chart(line: Timeline, axis: _TimeAxis) -> Chart:
+    return axis.chart(
+        {"share": line.states["decode_sm_share"]},
+        [Series("share", "decode")],
+        units.ratio,
+        title="Division of the GPU",
+        caption="Part of the multiprocessors that decode has; prefill beside it has the rest "
+        "(PD-multiplexing). Whichever runs alone has all of them.",
+        describes="Part of the multiprocessors that decode has over time",
+        height=_LOW,
+        y_title="multiprocessors",
+        y_format=".0%",
+        y_max=1.0,
+    )
+
+
+def _requests_chart(line: Timeline, axis: _TimeAxis, most: float | None) -> Chart:
+    running, waiting = line.states["num_running"], line.states["num_waiting"]
     series = [Series("running", "running"), Series("waiting", "waiting in the scheduler")]
-    dwarfed = np.nanmax(line.states["num_waiting"]) > 10 * np.nanmax(line.states["num_running"])
-    many = bool(dwarfed) or "requests" in most
+    many = bool(np.nanmax(waiting) > 10 * np.nanmax(running)) or most is not None
     caption = "Requests that run at once. A thin end is the tail: too few requests to keep the device busy. "
     if many:
         caption += "Those that wait would dwarf them and are in the table only."
     else:
         caption += "Those that wait inside the engine come from the window that the job hands over."
-    found.append(
-        Chart(
-            title="Requests",
-            caption=caption,
-            spec=charts.over_time(
-                series[:1] if many else series, y_title="requests", y_max=most.get("requests"), **common
-            ),
-            columns=closed(columns, line.duration_s / scale),
-            table=_time_table(columns, series, unit, units.count),
-            describes="Requests running and waiting over time",
-            height=190,
-        )
+    return axis.chart(
+        {"running": running, "waiting": waiting},
+        series[:1] if many else series,
+        units.count,
+        title="Requests",
+        caption=caption,
+        describes="Requests running and waiting over time",
+        table_series=series,
+        height=_LOW,
+        y_title="requests",
+        y_max=most,
     )
-    columns = time | {
-        "prefill": rounded(line.rate("prefill_tokens")),
-        "decode": rounded(line.rate("decode_tokens")),
-        "cached": rounded(line.rate("cached_tokens")),
-    }
+
+
+def _throughput_chart(line: Timeline, axis: _TimeAxis, most: float | None) -> Chart:
     series = [Series("prefill", "prefill"), Series("decode", "decode")]
-    found.append(
-        Chart(
-            title="Throughput",
-            caption="Prompt tokens computed and tokens decoded per second. Prompt tokens taken from the "
-            "cache cost nothing and are left out; the table has them.",
-            spec=charts.over_time(
-                series, y_title="tokens / s", stacked=True, y_max=most.get("throughput"), **common
-            ),
-            columns=closed(columns, line.duration_s / scale),
-            table=_time_table(columns, [*series, Series("cached", "from the cache")], unit, units.rate),
-            describes="Tokens per second over time",
-            height=190,
-        )
+    return axis.chart(
+        {name: line.rate(f"{name}_tokens") for name in ("prefill", "decode", "cached")},
+        series,
+        units.rate,
+        title="Throughput",
+        caption="Prompt tokens computed and tokens decoded per second. Prompt tokens taken from the "
+        "cache cost nothing and are left out; the table has them.",
+        describes="Tokens per second over time",
+        table_series=[*series, Series("cached", "from the cache")],
+        height=_LOW,
+        y_title="tokens / s",
+        stacked=True,
+        y_max=most,
     )
-    return found
 
 
-def _kv_chart(
-    line: Timeline, time: Columns, unit: str, end: float, most: float | None, common: dict[str, Any]
-) -> Chart:
+def _kv_chart(line: Timeline, axis: _TimeAxis, most: float | None) -> Chart:
     used = line.states["kv_used_tokens"]
     left, right = line.states["kv_left_tokens"], line.states["kv_right_tokens"]
     total = left + right
-    has_sides = bool(np.nansum(right) > 0)
-    if has_sides:
+    caption = "Tokens that running requests hold, shared prefixes counted once"
+    if np.nansum(right) > 0:
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where(total > 0, left / total, np.nan)
-        columns = time | {"left": rounded(used * share), "right": rounded(used * (1 - share))}
+        values = {"left": used * share, "right": used * (1 - share)}
         series = [Series("left", "left, compute-intensive"), Series("right", "right, memory-intensive")]
-        caption = (
-            "Tokens that running requests hold, shared prefixes counted once, divided between the two sides "
-            "of the plan. Room below the dashed pool size means that fewer requests ran than could have."
-        )
+        caption += ", divided between the two sides of the plan"
     else:
-        columns = time | {"used": rounded(used)}
+        values = {"used": used}
         series = [Series("used", "in use")]
-        caption = (
-            "Tokens that running requests hold, shared prefixes counted once. Room below the dashed pool "
-            "size means that fewer requests ran than could have."
-        )
+    caption += ". Room below the dashed pool size means that fewer requests ran than could have."
     pool = line.kv_pool_tokens
     peak = float(np.nanmax(used, initial=0.0))
     # A pool that is never half full would flatten everything else.
@@ -207,13 +252,17 @@ def _kv_chart(
         caption += (
             f" The pool holds {units.count(pool)} tokens, far more than were needed, so its line is left out."
         )
-    return Chart(
+    return axis.chart(
+        values,
+        series,
+        units.count,
         title="KV memory",
         caption=caption,
-        spec=charts.over_time(series, y_title="tokens", stacked=True, limit=limit, y_max=most, **common),
-        columns=closed(columns, end),
-        table=_time_table(columns, series, unit, units.count),
         describes="Tokens in the KV pool over time",
+        y_title="tokens",
+        stacked=True,
+        limit=limit,
+        y_max=most,
     )
 
 

@@ -202,7 +202,7 @@ def _simulated_steps(result: Simulation, kv_pool_tokens: int) -> EngineSteps:
     lists = [columns.get(name, zeros).tolist() for name in COLUMNS]
     records = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*lists, strict=True)]
     for record, share in zip(records, [None] * len(records) if left is None else left.tolist(), strict=True):
-        record["density"] = None
+        record["density"] = record["decode_sm_share"] = None
         record["kv_left_tokens"] = None if share is None else share * record["kv_used_tokens"]
         record["kv_right_tokens"] = None if share is None else (1 - share) * record["kv_used_tokens"]
     header = {"kv_pool_tokens": kv_pool_tokens, "end_s": result.makespan_s}

@@ -28,7 +28,15 @@ _SUMS = (
     "kv_read_s",
     "weight_read_s",
 )
-_STATES = ("num_running", "num_waiting", "kv_used_tokens", "kv_left_tokens", "kv_right_tokens", "density")
+_STATES = (
+    "num_running",
+    "num_waiting",
+    "kv_used_tokens",
+    "kv_left_tokens",
+    "kv_right_tokens",
+    "density",
+    "decode_sm_share",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ class StepRecord:
         kv_left_tokens, kv_right_tokens: expected peaks of both sides' requests, shared prefixes counted for
             each; None under policies without sides.
         density: compute density of what runs; None where it is not known.
+        decode_sm_share: part of the multiprocessors that decode has; None without PD-multiplexing.
     """
 
     start_s: float = 0.0
@@ -59,6 +60,7 @@ class StepRecord:
     kv_left_tokens: float | None = None
     kv_right_tokens: float | None = None
     density: float | None = None
+    decode_sm_share: float | None = None
 
     def to_json(self) -> list[float | None]:
         """The values in the order of `COLUMNS`, in as few characters as they need."""

@@ -24,7 +24,7 @@ class Waiting:
     """One request as the scheduler sees it, waiting or running.
 
     Attributes:
-        req: SGLang's `Req`; not looked into here.
+        req: SGLang's `Req`; of what is in it only the number of its `output_ids` is used here.
         rid: its id.
         key: place in the planned order.
         side: which scanner placed it; the account it counts on may change (see `account_side`).
@@ -63,6 +63,11 @@ class Waiting:
             self._mean_len = self.expected.remaining(0, self.max_new_tokens).mean
             self._mean_version = self.expected.version
         return self._mean_len
+
+    @property
+    def num_generated(self) -> int:
+        """Output tokens so far."""
+        return len(self.req.output_ids)
 
     @property
     def account(self) -> Side:
@@ -131,6 +136,14 @@ class WaitingRequests:
         """The request at this position of a side, 0 first; None beyond its end."""
         line = self._line[side]
         return line[position][1] if position < len(line) else None
+
+    def heads(self) -> list[Waiting]:
+        """The next request of each side that is not exhausted, left first."""
+        return [line[0][1] for line in self._line.values() if line]
+
+    def first(self) -> Waiting | None:
+        """The request that is next in the plan, of both sides."""
+        return min(self.heads(), key=lambda head: head.key, default=None)
 
     def _line_of(self, waiting: Waiting) -> list[tuple[Key, Waiting]]:
         return self._line[waiting.account]

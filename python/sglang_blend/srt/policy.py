@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,18 +24,19 @@ from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 from sglang.srt.mem_cache.radix_cache import RadixKey, TreeNode
 
-from sglang_blend.core.dual_scanner import account_side
 from sglang_blend.core.pacing import full_pool_budget, prefill_tokens
 from sglang_blend.core.request import Side
 from sglang_blend.perf.sm_split import SplitWork
+from sglang_blend.scheduling.accounts import SideAccounts
 from sglang_blend.scheduling.balance import SideBalance
 from sglang_blend.scheduling.counters import Counters
 from sglang_blend.scheduling.front import FrontOfQueue
 from sglang_blend.scheduling.hints import HintError, Hints, read_hints
 from sglang_blend.scheduling.in_flight import InFlightPrefixes
 from sglang_blend.scheduling.lengths import ExpectedOutput, LengthClass, LengthClasses, PlannedLen
-from sglang_blend.scheduling.online_plan import Newcomer, OnlinePlan
-from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+from sglang_blend.scheduling.online_plan import Newcomer, OnlinePlan, Place
+from sglang_blend.scheduling.remaining_work import remaining_work
+from sglang_blend.scheduling.waiting import Key, Waiting, WaitingRequests
 from sglang_blend.srt.engine_cost import engine_cost
 from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.prefill_adder import BlendPrefillAdder
@@ -50,8 +50,6 @@ logger = logging.getLogger(__name__)
 
 # Requests put in order at the head of the queue for one pass: twice as many as the last one looked at.
 _LEAST_AHEAD, _MOST_AHEAD = 32, 512
-# The accounts of the sides are summed up anew after so many passes.
-_PASSES_PER_ACCOUNT = 16
 # Waiting requests entered into the radix cache's demand in one pass, the next ones in the plan first.
 _EXPECTED_PER_PASS = 16
 # In the key of a waiting request: those without hints first, a person may be waiting for them.
@@ -75,13 +73,12 @@ class BlendSchedulePolicy(SchedulePolicy):
         self.in_flight = InFlightPrefixes()
         self.running: dict[str, Waiting] = {}
         self.candidates: set[str] = set()
-        self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
-        self.density: float | None = None
         self._waiting = WaitingRequests()
         self._unexpected: list[tuple[Any, str]] = []  # a heap: who is not yet in the cache's demand
         self._lengths = LengthClasses()
         self._learnt: dict[LengthClass, None] = {}  # classes with news, in order
         self.cost = engine_cost(server_args, self.mem_tokens)
+        self.accounts = SideAccounts(None if self.cost is None else self.cost.token_s_ratio)
         self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
         self._arrived = 0
         self._cache = tree_cache if isinstance(tree_cache, BlendRadixCache) else None
@@ -92,7 +89,6 @@ class BlendSchedulePolicy(SchedulePolicy):
                 keep_what_retracted_requests_computed()
         self._front = FrontOfQueue()
         self._num_arrived = self._num_admitted = 0  # since the queue was arranged
-        self._until_account = 0
         self._changed = True
         self._last_pass: BlendPrefillAdder | None = None
         self._ahead = _MOST_AHEAD
@@ -135,8 +131,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         if self._cache is not None:
             self._cache.forget(waiting.rid)
         self.running[waiting.rid] = waiting
-        waiting.accounted = waiting.peak_tokens
-        self.used[waiting.account] += waiting.accounted
+        self.accounts.enter(waiting)
         self.counters.admitted += 1
         self._num_admitted += 1
         self._changed = True
@@ -146,8 +141,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         """The cached nodes that the next request of each side matches up to."""
         if self._cache is None:
             return []
-        heads = [self._waiting.ahead(side, 0) for side in (Side.LEFT, Side.RIGHT)]
-        nodes = [self._cache.node_of(head.rid) for head in heads if head is not None]
+        nodes = [self._cache.node_of(head.rid) for head in self._waiting.heads()]
         return [node for node in nodes if node is not None]
 
     def paced_prefill_tokens(self, num_decoding: int, chunk_tokens: int) -> int:
@@ -155,7 +149,7 @@ class BlendSchedulePolicy(SchedulePolicy):
 
         All of them where the job's density or the machine is not known, or nobody wants a pace.
         """
-        nearest = self._nearest()
+        nearest = self._waiting.first()
         if not self.options.paced_budget or self.cost is None or nearest is None:
             return chunk_tokens
         budget = full_pool_budget(
@@ -168,42 +162,17 @@ class BlendSchedulePolicy(SchedulePolicy):
         self.counters.paced_passes += tokens < chunk_tokens
         return tokens
 
-    def _nearest(self) -> Waiting | None:
-        """The waiting request that is next in the plan."""
-        heads = [self._waiting.ahead(side, 0) for side in (Side.LEFT, Side.RIGHT)]
-        return min((head for head in heads if head is not None), key=lambda head: head.key, default=None)
-
     def split_work(self) -> SplitWork | None:
-        """What waiting and running requests have still to do; None without a cost model.
-
-        The prompts of those that wait take what the plan's density says, or their own tokens if those take
-        longer: the plan knows who shares, but thinks of the whole job.
-        """
+        """What waiting and running requests have still to do; None without a cost model."""
         if self.cost is None:
             return None
-        token_s, read_s = self.cost.token_s, sum(self.cost.kv_read_s)
-        prompt_tokens = output = token_steps = waiting_output = waiting_steps = longest = 0.0
-        for waiting in self._waiting:
-            mean = waiting.mean_len
-            prompt_tokens += max(waiting.prompt_len - waiting.shared_len, 1)
-            waiting_output += mean
-            waiting_steps += mean * (waiting.prompt_len + mean / 2)
-        for running in self.running.values():
-            generated = len(running.req.output_ids)
-            left = max(running.mean_len - generated, running.mean_len / 8, 1.0)
-            output += left
-            token_steps += left * (running.prompt_len + generated + left / 2)
-            longest = max(longest, left)
-        nearest = self._nearest()
-        # Infinite without decode: then there is nothing that prefill would run beside.
-        density = 0.0 if nearest is None or math.isinf(nearest.root_density) else nearest.root_density
-        planned_s = density * waiting_steps * read_s - waiting_output * token_s
-        steps = max((token_steps + waiting_steps) / self.mem_tokens, longest, 1.0)
-        return SplitWork(
-            prefill_s=max(prompt_tokens * token_s, planned_s),
-            decode_gemm_s=(output + waiting_output) * token_s,
-            weight_read_s=steps * self.cost.weight_s(1.0),
-            kv_read_s=(token_steps + waiting_steps) * read_s,
+        nearest = self._waiting.first()
+        return remaining_work(
+            self._waiting,
+            self.running.values(),
+            cost=self.cost,
+            mem_tokens=self.mem_tokens,
+            root_density=0.0 if nearest is None else nearest.root_density,
         )
 
     @property
@@ -233,35 +202,11 @@ class BlendSchedulePolicy(SchedulePolicy):
         for rid in finished:
             self._finish(self.running.pop(rid))
 
-    def _account(self) -> None:
-        """What each side holds at its expected peak, and the density of all that runs.
-
-        A sum over the running requests, so not made in every pass; `admit` and `_finish` keep it meanwhile.
-        """
-        self._until_account -= 1
-        if self._until_account > 0:
-            return
-        self._until_account = _PASSES_PER_ACCOUNT
-        self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
-        compute = memory = 0.0
-        for running in self.running.values():
-            generated = len(running.req.output_ids)
-            mean = running.mean_len
-            if running.side == Side.LEFT and account_side(Side.LEFT, mean, generated) != Side.LEFT:
-                running.side = Side.RIGHT
-                self.counters.relocated += 1
-            running.accounted = running.prompt_len + max(mean, generated)
-            self.used[running.account] += running.accounted
-            compute += running.extend_len + mean
-            memory += mean * (running.prompt_len + mean / 2)
-        ratio = token_s_ratio(self.cost)
-        self.density = ratio * compute / memory if memory and ratio is not None else None
-
     def _finish(self, running: Waiting) -> None:
         req = running.req
         self.in_flight.drop(req.rid)
         self._changed = True
-        self.used[running.account] -= running.accounted
+        self.accounts.leave(running)
         if req.finished_reason is None or req.finished_reason.to_json().get("type") == "abort":
             return
         output_len = len(req.output_ids)
@@ -299,7 +244,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         before = self.running.pop(req.rid, None)
         if before is not None:  # retracted
             self.counters.retracted += 1
-            self.used[before.account] -= before.accounted
+            self.accounts.leave(before)
             self.in_flight.drop(req.rid)
         hints = (before is None and self._hints_of(req)) or None
         if before is not None:
@@ -329,18 +274,7 @@ class BlendSchedulePolicy(SchedulePolicy):
             if hints.num_observed
             else self._lengths.of(cap)
         )
-        return Waiting(
-            req=req,
-            rid=req.rid,
-            key=(_HINTED, 0, hints.rank, self._arrived),
-            side=hints.side,
-            prompt_len=len(req.origin_input_ids),
-            max_new_tokens=cap,
-            expected=expected,
-            density=hints.density,
-            root_density=hints.root_density,
-            shared_len=hints.shared_len,
-        )
+        return self._as_planned(req, (_HINTED, 0, hints.rank, self._arrived), expected, hints)
 
     def _without_hints(self, req: Req) -> Waiting:
         cap = max(req.sampling_params.max_new_tokens, 1)
@@ -348,17 +282,20 @@ class BlendSchedulePolicy(SchedulePolicy):
         expected: ExpectedOutput = PlannedLen(cap, cap) if exact else self._lengths.of(cap)
         mean, high = expected.remaining(0, cap)
         place = self._plan.arrive(Newcomer(req.rid, req.origin_input_ids, cap, mean, high, namespace(req)))
+        return self._as_planned(req, (_UNHINTED, place.pool, place.rank, self._arrived), expected, place)
+
+    def _as_planned(self, req: Req, key: Key, expected: ExpectedOutput, plan: Hints | Place) -> Waiting:
         return Waiting(
             req=req,
             rid=req.rid,
-            key=(_UNHINTED, place.pool, place.rank, self._arrived),
-            side=place.side,
+            key=key,
+            side=plan.side,
             prompt_len=len(req.origin_input_ids),
-            max_new_tokens=cap,
+            max_new_tokens=max(req.sampling_params.max_new_tokens, 1),
             expected=expected,
-            density=place.density,
-            root_density=place.root_density,
-            shared_len=place.shared_len,
+            density=plan.density,
+            root_density=plan.root_density,
+            shared_len=plan.shared_len,
         )
 
     def _plan_next_pool(self) -> None:
@@ -377,7 +314,7 @@ class BlendSchedulePolicy(SchedulePolicy):
     def _estimate_again(self) -> None:
         """Let what has finished, and how long the others have run, into the estimates."""
         for lengths in [lengths for lengths in self._learnt if lengths.has_news]:
-            lengths.refresh([len(r.req.output_ids) for r in self.running.values() if r.expected is lengths])
+            lengths.refresh([r.num_generated for r in self.running.values() if r.expected is lengths])
             del self._learnt[lengths]
 
     def _tell_cache(self) -> None:
@@ -399,9 +336,9 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._cache.expect(waiting.rid, tokens, waiting.key, waiting.mean_len)
 
     def _arrange(self, waiting_queue: list[Req]) -> None:
-        self._account()
+        self.counters.relocated += self.accounts.count(self.running.values())
         balance = SideBalance(self.mem_tokens, hold_back=self.hold_back and bool(self.running))
-        balance.used.update(self.used)
+        balance.used.update(self.accounts.used)
         position = {Side.LEFT: 0, Side.RIGHT: 0}
         head: list[Req] = []
         while len(head) < self._ahead:
@@ -430,8 +367,3 @@ def keep_what_retracted_requests_computed() -> None:
     reservation for running requests, which admission by expected peak replaces.
     """
     os.environ.setdefault("SGLANG_RETRACT_DECODE_STEPS", "1")
-
-
-def token_s_ratio(cost: Any) -> float | None:
-    """Compute time of a token over the time to read the KV of one; None without a cost model."""
-    return None if cost is None else cost.token_s / sum(cost.kv_read_s)

@@ -142,13 +142,13 @@ class BlendPrefillAdder(PrefillAdder):
         return sum(len(node.key) for node in path if node.id not in self._kept_nodes)
 
     def _remaining(self, waiting: Waiting) -> float:
-        return waiting.remaining_len(len(waiting.req.output_ids), self._expected_peak().num_requests + 1)
+        return waiting.remaining_len(waiting.num_generated, self._expected_peak().num_requests + 1)
 
     def _expected_peak(self) -> ExpectedPeak:
         """Made when the first candidate asks: the running requests as they are now."""
         if self._peak is None:
             running = self._policy.running.values()
-            generated = [len(waiting.req.output_ids) for waiting in running]
+            generated = [waiting.num_generated for waiting in running]
             context = np.array([waiting.own_len for waiting in running], np.float64) + generated
             remaining = [
                 waiting.remaining_len(length, len(generated))

@@ -23,6 +23,7 @@ from sglang_blend.srt.attention_backend import read_summary
 from sglang_blend.srt.engine_cost import device_name, engine_cost
 from sglang_blend.srt.policy import BlendSchedulePolicy
 from sglang_blend.srt.radix_cache import BlendRadixCache
+from sglang_blend.srt.sm_groups import decode_sm_share
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -156,9 +157,9 @@ class StepStats:
             state["policy"] = {
                 "name": policy.name,
                 "counters": asdict(policy.counters),
-                "kv_left_tokens": policy.used[Side.LEFT],
-                "kv_right_tokens": policy.used[Side.RIGHT],
-                "density": policy.density,
+                "kv_left_tokens": policy.accounts.used[Side.LEFT],
+                "kv_right_tokens": policy.accounts.used[Side.RIGHT],
+                "density": policy.accounts.density,
                 "num_waiting": policy.num_waiting,
             }
         if isinstance(tree := self.scheduler.tree_cache, BlendRadixCache):
@@ -234,13 +235,14 @@ class StepStats:
         record.num_running = len(in_batch | set(map(id, scheduler.running_batch.reqs)))
         record.num_waiting = len(scheduler.waiting_queue)
         record.kv_used_tokens = self._kv_used_tokens()
+        record.decode_sm_share = decode_sm_share(scheduler)
         policy = scheduler.policy
         if isinstance(policy, BlendSchedulePolicy):
             record.skipped = policy.counters.skipped - self._skipped_before
             self._skipped_before = policy.counters.skipped
-            record.kv_left_tokens = policy.used[Side.LEFT]
-            record.kv_right_tokens = policy.used[Side.RIGHT]
-            record.density = policy.density
+            record.kv_left_tokens = policy.accounts.used[Side.LEFT]
+            record.kv_right_tokens = policy.accounts.used[Side.RIGHT]
+            record.density = policy.accounts.density
         self._lines.append(record.to_json())
         self._record = StepRecord()
         now = time.monotonic()
