@@ -58,7 +58,7 @@ class FreeEngine:
         pass
 
     def facts(self) -> EngineFacts:
-        return EngineFacts({}, "cpu", 1, 1_000_000, 1, 512, True)
+        return EngineFacts({}, "cpu", 1, 1_000_000, 1, 512, "dual-scan")
 
     async def server_info(self) -> list[dict[str, Any]]:
         return [{}]

@@ -58,7 +58,7 @@ class PacedEngine:
     async def __aexit__(self, *exc: object) -> None: ...
 
     def facts(self) -> EngineFacts:
-        return EngineFacts({}, "cpu", 1, 1_000_000, 1, self._batch, True)
+        return EngineFacts({}, "cpu", 1, 1_000_000, 1, self._batch, "dual-scan")
 
     def record(self) -> dict[str, Any]:
         return {}

@@ -174,7 +174,7 @@ def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
         (("--paper-trace", "1", "--replicas", "0"), "--replicas is '0'"),
         (("--paper-trace", "1", "--replicas", ""), "--replicas is ''"),
         (("--paper-trace", "1", "--replicas", "2", "--html", "x.html"), "leave out --replicas"),
-        (("--paper-trace", "1", "--policies", "dfs-weight"), "policy 'dfs-weight' is not simulated; .*lpm"),
+        (("--paper-trace", "1", "--policies", "lof"), "policy 'lof' is not simulated; .*lpm"),
         (("--paper-trace", "1", "--policies", "lpm@best"), "order 'best' is unknown"),
         (("--paper-trace", "1", "--policies", "dual-scan@unplanned"), "leave @unplanned out"),
         (("--paper-trace", "1", "--policies", "lpm", "--orders", "dfs"), "leave out --orders"),

@@ -10,7 +10,7 @@ from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.job.engine import Answer, EngineFacts
 from sglang_blend.job.input import BatchLine
 
-FACTS = EngineFacts({}, "cpu", 1, 10_000, 1, 64, True)
+FACTS = EngineFacts({}, "cpu", 1, 10_000, 1, 64, "dual-scan")
 
 
 class FakeReplica:

@@ -51,7 +51,7 @@ class EchoEngine:
         pass
 
     def facts(self) -> EngineFacts:
-        return EngineFacts({}, "cpu", 1, 10_000, 1, 64, True)
+        return EngineFacts({}, "cpu", 1, 10_000, 1, 64, "dual-scan")
 
     def record(self) -> dict[str, Any]:
         return {}

@@ -12,7 +12,7 @@ from sglang_blend.job.planning import LEAST_TO_SAMPLE, JobPlan
 from sglang_blend.perf.shape_registry import CONFIGS
 from sglang_blend.scheduling.hints import HINTS_KEY, read_hints
 
-FACTS = EngineFacts(dict(CONFIGS["llama-3-8b"]), "NVIDIA H200", 1, 100_000, 1, 256, True)
+FACTS = EngineFacts(dict(CONFIGS["llama-3-8b"]), "NVIDIA H200", 1, 100_000, 1, 256, "dual-scan")
 
 
 def job(n: int, *, fixed_output: bool = False) -> RequestTable:

@@ -53,7 +53,7 @@ class FragileRun:
             raise EngineDied("no memory")
 
     def facts(self) -> EngineFacts:
-        return EngineFacts({}, "cpu", 1, 100, 1, 8, False)
+        return EngineFacts({}, "cpu", 1, 100, 1, 8, "fcfs")
 
     async def died(self) -> None:
         await self._dead.wait()

@@ -135,8 +135,8 @@ def test_a_list_is_planned_where_any_order_will_do(given: dict[str, Any], expect
     from sglang_blend.srt.list_answers import is_worth_planning
     from sglang_blend.srt.request_list import is_list
 
-    facts = EngineFacts({}, "cpu", 1, 1000, 1, 8, takes_hints=True)
+    facts = EngineFacts({}, "cpu", 1, 1000, 1, 8, "dual-scan")
     request = object.__new__(sglang_blend.Engine)._request(**given)
     assert is_list(request)
     assert is_worth_planning(request, facts) is expected
-    assert not is_worth_planning(request, facts._replace(takes_hints=False))
+    assert not is_worth_planning(request, facts._replace(policy="fcfs"))

@@ -30,7 +30,7 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
 from sglang_blend.log import log_to_stderr
-from sglang_blend.scheduling.policies import POLICIES
+from sglang_blend.perf.engine_config import SIMULATED_POLICIES
 
 
 class _Collected:
@@ -157,7 +157,7 @@ async def _run(
 
 def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
     """Simulated makespan with the lengths that came out; None for orders that the simulator does not know."""
-    known = contender.policy in (*POLICIES, "fcfs", "lpm") and contender.order != UNPLANNED
+    known = contender.policy in SIMULATED_POLICIES and contender.order != UNPLANNED
     return plan.predict_as_it_turned_out() if known else None
 
 

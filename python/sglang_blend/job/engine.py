@@ -9,6 +9,7 @@ import numpy as np
 
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
+from sglang_blend.scheduling.policies import POLICIES
 
 if TYPE_CHECKING:
     from sglang_blend.job.feeding import Feeder
@@ -54,12 +55,11 @@ class EngineFacts(NamedTuple):
         kv_pool_tokens: tokens that the KV pool holds.
         page_size: tokens of a KV page.
         max_running_requests: requests that the running batch may hold.
-        takes_hints: its schedule policy executes a plan.
+        policy: its schedule policy, ours or one of SGLang's.
         shares_reads: its attention reads KV that requests share once a decode step.
         num_replicas: engines like this one that answer together.
         mode: how its steps combine prefill and decode: default, mixed or pdmux.
         chunk_tokens: most tokens of a step with prefill; None where SGLang cuts no prompts.
-        matches_longest_prefix: its schedule policy is SGLang's lpm.
     """
 
     model_config: dict[str, Any]
@@ -68,12 +68,16 @@ class EngineFacts(NamedTuple):
     kv_pool_tokens: int
     page_size: int
     max_running_requests: int
-    takes_hints: bool
+    policy: str
     shares_reads: bool = False
     num_replicas: int = 1
     mode: Literal["default", "mixed", "pdmux"] = "default"
     chunk_tokens: int | None = None
-    matches_longest_prefix: bool = False
+
+    @property
+    def takes_hints(self) -> bool:
+        """Whether its schedule policy executes a plan."""
+        return self.policy in POLICIES
 
 
 class Failure(NamedTuple):

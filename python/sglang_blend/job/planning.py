@@ -34,7 +34,7 @@ from sglang_blend.core.workload import Workload
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.perf.bounds import Bounds, bounds_of
 from sglang_blend.perf.device import cost_of_engine
-from sglang_blend.perf.engine_config import EngineConfig
+from sglang_blend.perf.engine_config import SIMULATED_POLICIES, EngineConfig
 from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_job import SimulatedJob
@@ -249,7 +249,7 @@ def engine_of(facts: EngineFacts | None, cost: RooflineCost | None) -> EngineCon
         chunk_tokens=facts.chunk_tokens,
         paced=facts.mode == "mixed",
         max_running=facts.max_running_requests,
-    ).under("dual-scan" if facts.takes_hints else "lpm" if facts.matches_longest_prefix else "fcfs")
+    ).under(facts.policy if facts.policy in SIMULATED_POLICIES else "fcfs")
     return engine if cost is None else engine.on(cost.hardware)
 
 

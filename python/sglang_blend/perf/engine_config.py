@@ -14,8 +14,10 @@ from sglang_blend.scheduling.policies import POLICIES
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
 NewPrefixes = Literal["known", "wait", "recompute"]
-Queue = Literal["planned", "lpm"]
+Queue = Literal["planned", "lpm", "dfs-weight"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+_STOCK_QUEUES: dict[str, Queue] = {"fcfs": "planned", "lpm": "lpm", "dfs-weight": "dfs-weight"}
+SIMULATED_POLICIES = (*POLICIES, *_STOCK_QUEUES)
 
 # SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
 _CHUNK_TOKENS: dict[str, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096}
@@ -44,8 +46,8 @@ class EngineConfig:
             known: uses it as if it were there (the paper's engine);
             wait: starts a step later (the leader rule of our policies);
             recompute: computes it too, and the copy is dropped afterwards (SGLang's own policies).
-        queue: whom the engine tries first, of those that wait: "planned", the order they are given in, or
-            "lpm", SGLang's longest cached prefix.
+        queue: whom the engine tries first, of those that wait: "planned", the order they are given in;
+            "lpm" or "dfs-weight", as SGLang sorts by what is cached.
         interference: share of the shorter side that an overlapped step loses.
         step_overhead_s: host time of a step that the GPU waits for.
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
@@ -119,17 +121,16 @@ class EngineConfig:
         """The same engine as a schedule policy of SGLang or of ours runs it.
 
         Args:
-            policy: "fcfs", "lpm", "dual-scan" or "stationary".
+            policy: one of `SIMULATED_POLICIES`.
 
         Raises:
             ConfigError: another one; it is not modelled.
         """
         if policy in POLICIES:
             return replace(self, admission="peak", eviction="demand", new_prefixes="wait", queue="planned")
-        if policy in ("fcfs", "lpm"):
-            queue: Queue = "lpm" if policy == "lpm" else "planned"
+        if (queue := _STOCK_QUEUES.get(policy)) is not None:
             return replace(self, admission="ratio", eviction="lru", new_prefixes="recompute", queue=queue)
-        allowed = ", ".join((*POLICIES, "fcfs", "lpm"))
+        allowed = ", ".join(SIMULATED_POLICIES)
         raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")
 
     def budget_tokens(self, cost: RooflineCost) -> int:

@@ -1,5 +1,5 @@
-"""Where the simulated engine takes its next request from: a list in planned order, the two ends of a dual
-scan, or the request that matches most of the cache.
+"""Where the simulated engine takes its next request from: a list in planned order, or the two ends of a dual
+scan. The queues that SGLang sorts by what is cached are in `stock_queues`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,6 @@ from typing import Protocol
 from sglang_blend.core.request import Schedule, Side
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.kv_pool import KvPool
-from sglang_blend.perf.segments import SegmentTree
-
-# SGLang 0.5.17, `schedule_policy.py`: lpm matches no more than so many waiting requests; one that matches at
-# most so many tokens of the cache, and so many of another such request, waits for that one.
-_MOST_MATCHED = 128
-_LITTLE_CACHED = _MUCH_SHARED = 32
 
 
 class Feed(Protocol):
@@ -125,58 +119,3 @@ class TwoEndFeed:
 
     def _end_of(self, request: int) -> int:
         return 0 if self._is_left[request] else 1
-
-
-class LongestPrefixFeed:
-    """SGLang's `lpm`: before each pass, those that match most of the cache come first.
-
-    Of several that share a prefix nobody has computed, one goes and the others wait (SGLang's in-batch prefix
-    caching). With more than 128 waiting nothing is matched and the queue stays as it is.
-
-    SGLang 0.5.17: `SchedulePolicy._determine_active_policy`, `._compute_prefix_matches`,
-    `._sort_by_longest_prefix`.
-    """
-
-    def __init__(self, sequence: IntArray, tree: SegmentTree) -> None:
-        self._queue = dict.fromkeys(sequence.tolist())  # in order, with removal from anywhere
-        self._parent, _, self._end_len, self._leaf = tree.lists
-
-    def arrange(self, pool: KvPool) -> None:
-        """Sort the queue by what is cached now."""
-        if len(self._queue) > _MOST_MATCHED:
-            return
-        leads: set[int] = {0}  # segments of requests that others may have to wait for
-        key: dict[int, float] = {}
-        for request in self._queue:
-            cached = pool.match(request)[0] - pool.in_flight(request)[0]
-            key[request] = -cached
-            if cached <= _LITTLE_CACHED:
-                path = self._path(request)
-                shared = max(self._end_len[node] for node in (*path, 0) if node in leads)
-                if shared >= _MUCH_SHARED:
-                    key[request] = 1.0
-                else:
-                    leads.update(path)
-        self._queue = dict.fromkeys(sorted(self._queue, key=key.__getitem__))
-
-    def peek(self) -> int | None:
-        """The first of the queue."""
-        return next(iter(self._queue), None)
-
-    def pop(self, request: int) -> None:
-        """Takes the request that `peek` named."""
-        del self._queue[request]
-
-    def give_back(self, request: int) -> None:
-        """A retracted request joins the end of the queue."""
-        self._queue[request] = None
-
-    def release(self, request: int) -> None:
-        """Nothing depends on who runs."""
-
-    def _path(self, request: int) -> list[int]:
-        node, path = self._leaf[request], []
-        while node:
-            path.append(node)
-            node = self._parent[node]
-        return path

@@ -45,6 +45,8 @@ class KvPool:
         self._readers[0] = 1  # the root is never evicted
         self._waiting: list[int] = tree.num_requests.tolist()
         self._in_flight = bytearray(num_nodes)  # present, and its tokens are still being computed
+        self._computed_at = [0] * num_nodes
+        self._num_computed = 0
         self._stamp = [0] * num_nodes  # changes when a segment is locked, which makes its queue entry stale
         self._cold: deque[tuple[int, int, int]] = deque()  # (node, tokens, stamp), next to evict first
         self._wanted: deque[tuple[int, int, int]] = deque()  # as _cold; only demand-aware
@@ -75,6 +77,17 @@ class KvPool:
             node = self._parent[node]
         return cached, relock
 
+    def last_computed(self, request: int) -> int:
+        """The deepest segment of a prompt that can be read: cached, and not just being computed."""
+        node = self._leaf[request]
+        while not self._present[node] or self._in_flight[node]:
+            node = self._parent[node]
+        return node
+
+    def computed_at(self, node: int) -> int:
+        """When a segment became readable, as a count of prompts completed: SGLang lists siblings so."""
+        return self._computed_at[node]
+
     def in_flight(self, request: int) -> tuple[int, int]:
         """Which of a request's present segments are being computed for others.
 
@@ -98,8 +111,10 @@ class KvPool:
     def computed(self, request: int) -> None:
         """The prompt of a request is complete: its segments can be read by others from now on."""
         node = self._leaf[request]
+        self._num_computed += 1
         while self._in_flight[node]:
             self._in_flight[node] = 0
+            self._computed_at[node] = self._num_computed
             node = self._parent[node]
 
     def drop_copy(self, num_tokens: int) -> None:

@@ -14,10 +14,11 @@ from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.feed import Feed, ListFeed, LongestPrefixFeed, TwoEndFeed
+from sglang_blend.perf.feed import Feed, ListFeed, TwoEndFeed
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
+from sglang_blend.perf.stock_queues import STOCK_QUEUES
 
 
 def simulate(
@@ -49,7 +50,8 @@ def simulate(
             f"the order names {len(sequence)} requests, the job has {job.n}, each once; plan again"
         )
     if feed is None:
-        feed = LongestPrefixFeed(sequence, job.tree) if config.queue == "lpm" else ListFeed(sequence)
+        sorts = STOCK_QUEUES.get(config.queue)
+        feed = ListFeed(sequence) if sorts is None else sorts(sequence, job.tree)
     engine = SimulatedEngine(job, feed, cost, config, record_timeline=record_timeline, is_left=is_left)
     engine.run()
     return engine.result()

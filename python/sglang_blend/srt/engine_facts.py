@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sglang_blend.job.engine import EngineFacts
-from sglang_blend.scheduling.policies import POLICIES
 from sglang_blend.srt.attention_backend import shares_reads
 from sglang_blend.srt.engine_cost import device_name, run_config
 
@@ -27,9 +26,8 @@ async def engine_facts(engine: Engine) -> EngineFacts:
         kv_pool_tokens=engine._scheduler_init_result.scheduler_infos[0]["max_total_num_tokens"],
         page_size=args.page_size,
         max_running_requests=states[0]["effective_max_running_requests_per_dp"],
-        takes_hints=args.schedule_policy in POLICIES,
+        policy=args.schedule_policy,
         shares_reads=shares_reads(args),
         mode="pdmux" if args.enable_pdmux else "mixed" if args.enable_mixed_chunk else "default",
         chunk_tokens=args.chunked_prefill_size if (args.chunked_prefill_size or -1) > 0 else None,
-        matches_longest_prefix=args.schedule_policy == "lpm",
     )

@@ -1,9 +1,10 @@
-"""The simulated `lpm` queue stands as SGLang's own. Needs sglang."""
+"""The simulated queues of `lpm` and `dfs-weight` stand as SGLang's own. Needs sglang."""
 
 from __future__ import annotations
 
 import warnings
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sglang_blend.core.request import RequestTable
-from sglang_blend.perf.feed import LongestPrefixFeed
 from sglang_blend.perf.kv_pool import KvPool
 from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.perf.stock_queues import STOCK_QUEUES
 
 pytestmark = pytest.mark.engine
 
@@ -54,32 +55,49 @@ def prompts(draw: st.DrawFn) -> list[list[int]]:
     ]
 
 
-@given(prompts=prompts(), data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_queue_stands_as_sglangs(sglang: Any, prompts: list[list[int]], data: st.DataObject) -> None:
-    """Whatever has been computed before, and in whatever order the others came."""
+def _queues(
+    sglang: Any, policy: str, prompts: list[list[int]], done: Sequence[int], waiting: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The simulated queue and SGLang's, with the prompts `done` in the cache, computed in that order."""
     req_class, policy_class, insert_params, cache_class, key_class, params_class = sglang
-    n = len(prompts)
-    rows = data.draw(st.permutations(range(n)))
-    num_done = data.draw(st.integers(0, min(n, 6)))
     table = RequestTable.from_lists(prompts, max_new_tokens=4)
-    job = SimulatedJob.from_table(table, np.full(n, 4, np.int64))
+    job = SimulatedJob.from_table(table, np.full(len(prompts), 4, np.int64))
     pool = KvPool(job.tree, 100_000, "lru")
     cache = cache_class.create_simulated()
-    for row in rows[:num_done]:
+    for row in done:
         pool.acquire(row, 1)
         pool.computed(row)
         cache.insert(insert_params(key=key_class(array("q", prompts[row]))))
-    waiting = []
-    for row in rows[num_done:]:
+    reqs = []
+    for row in waiting:
         params = params_class(max_new_tokens=4)
         params.normalize(None)
-        waiting.append(req_class(str(row), "", array("q", prompts[row]), params))
-    policy_class("lpm", cache, False, False, False).calc_priority(waiting)
-    feed = LongestPrefixFeed(np.array(rows[num_done:], np.int64), job.tree)
-    feed.arrange(pool)
+        reqs.append(req_class(str(row), "", array("q", prompts[row]), params))
+    policy_class(policy, cache, False, False, False).calc_priority(reqs)
+    simulated = STOCK_QUEUES[policy](np.array(waiting, np.int64), job.tree)
+    simulated.arrange(pool)
     queue = []
-    while (row := feed.peek()) is not None:
-        feed.pop(row)
+    while (row := simulated.peek()) is not None:
+        simulated.pop(row)
         queue.append(row)
-    assert queue == [int(req.rid) for req in waiting]
+    return queue, [int(req.rid) for req in reqs]
+
+
+@pytest.mark.parametrize("policy", sorted(STOCK_QUEUES))
+@given(prompts=prompts(), data=st.data())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_queue_stands_as_sglangs(
+    sglang: Any, policy: str, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    """Whatever has been computed before, and in whatever order the others came."""
+    rows = data.draw(st.permutations(range(len(prompts))))
+    num_done = data.draw(st.integers(0, min(len(prompts), 6)))
+    simulated, sglangs = _queues(sglang, policy, prompts, rows[:num_done], rows[num_done:])
+    assert simulated == sglangs
+
+
+def test_of_prefixes_with_as_many_waiting_the_one_computed_first_goes_first(sglang: Any) -> None:
+    """However they stand in the queue; the one with more waiting goes before both."""
+    prompts = [[kind] * 40 + [100 + i] for i, kind in enumerate([1, 2, 3, 1, 2, 3, 3])]
+    simulated, sglangs = _queues(sglang, "dfs-weight", prompts, [2, 1, 0], [3, 4, 5, 6])
+    assert simulated == sglangs == [5, 6, 4, 3]
