@@ -49,6 +49,8 @@ NOT_RUN = {
     "sglang-blend fork install": INSTALLS,
     "pip install": INSTALLS,
     "python scripts/bench_attention.py --model-path meta-llama/": OTHER_MODEL,
+    "python scripts/bench_attention.py --batch": MEASURES,
+    "python scripts/bench_attention.py --file": MEASURES,
     "python scripts/kill_test.py": MEASURES,
     "python scripts/bench_simulator.py": MEASURES,
     "python scripts/bench_cluster.py": MEASURES,
@@ -56,6 +58,7 @@ NOT_RUN = {
     "sglang-blend simulate --file bench-gpu/": "the benchmark on a GPU writes the file",
     "sglang-blend simulate --paper-trace 1 --num-requests 20000": MEASURES,
     "sglang-blend bench --file bbh_direct.jsonl.gz": MEASURES,
+    "sglang-blend bench --file mixed_small.jsonl": MEASURES,
 }
 COMMANDS = sorted({command.text for command in shown_commands()})
 RUN = [text for text in COMMANDS if not any(text.startswith(start) for start in NOT_RUN)]

@@ -72,10 +72,13 @@ def test_what_the_sample_teaches_is_in_the_hints() -> None:
         assert hints.shared_len == (400 if row % 2 else 0)
 
 
-def test_estimates_follow_what_finishes_and_the_order_stays() -> None:
+def test_estimates_and_densities_follow_what_finishes_and_the_order_stays() -> None:
+    """Outputs of 50 tokens where 400 were expected leave less to read."""
     plan = JobPlan(job(200), FACTS, order="dual-scan")
     plan.make()
     before = plan.schedule.rank.copy()
+    first = int(plan.schedule.sequence[0])
+    planned = plan.hints(first)
     assert not plan.wants_renewal
     for row in range(0, 40, 2):
         plan.observe(row, 50)
@@ -84,6 +87,7 @@ def test_estimates_follow_what_finishes_and_the_order_stays() -> None:
     assert not plan.wants_renewal
     assert plan.hints(100)["est_output_len"] == 50  # type: ignore[index]
     assert np.array_equal(plan.schedule.rank, before)
+    assert plan.hints(first)["root_density"] > 2 * planned["root_density"]  # type: ignore[index]
 
 
 def test_densities_in_hints_fall_from_left_to_right() -> None:

@@ -203,6 +203,14 @@ def test_engine_configs_that_make_no_sense_are_refused(wrong):
         EngineConfig(**wrong)
 
 
+def test_only_our_policies_pace_mixed_chunk():
+    """SGLang's own fill every chunk, whatever was asked for."""
+    mixed = EngineConfig(mode="mixed")
+    assert mixed.under("dual-scan").paced
+    assert not EngineConfig().under("dual-scan").paced
+    assert not replace(mixed, paced=True).under("lpm").paced
+
+
 def test_integrity_check_sees_a_lost_token():
     """The pool's recount is a real one."""
     job = grouped_job(50, 0)

@@ -10,11 +10,11 @@ from perf.jobs import COST
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.accounts import SideAccounts
 from sglang_blend.scheduling.lengths import PlannedLen
-from sglang_blend.scheduling.remaining_work import remaining_work
+from sglang_blend.scheduling.remaining_work import learnt_density_ratio, remaining_work
 from sglang_blend.scheduling.waiting import Waiting
 
 
-def _request(number: int, side: Side, *, generated: int = 0) -> Waiting:
+def _request(number: int, side: Side, *, generated: int = 0, planned_len: float = 20) -> Waiting:
     """100 prompt tokens of which 40 are shared, 20 output tokens expected."""
     return Waiting(
         req=SimpleNamespace(output_ids=[0] * generated),
@@ -24,6 +24,7 @@ def _request(number: int, side: Side, *, generated: int = 0) -> Waiting:
         prompt_len=100,
         max_new_tokens=1000,
         expected=PlannedLen(20, 20),
+        planned_len=planned_len,
         density=1.0,
         root_density=1.0,
         shared_len=40,
@@ -82,3 +83,12 @@ def test_prompts_take_what_the_plan_says_unless_their_own_tokens_take_longer() -
     dense = 1e4
     assert prefill_s(dense) == pytest.approx(dense * read_s - 3 * 20 * COST.token_s)
     assert prefill_s(dense) > prefill_s(0.0)
+
+
+def test_a_job_is_denser_than_planned_where_outputs_turn_out_shorter() -> None:
+    """By the KV reads that fall away, less what the outputs' own tokens would have computed."""
+    assert learnt_density_ratio([]) == 1.0
+    assert learnt_density_ratio([_request(0, Side.LEFT)]) == pytest.approx(1.0)
+    waiting = [_request(n, Side.LEFT, planned_len=80) for n in range(3)]
+    compute, reads = (60 + 20) / (60 + 80), (20 * 110) / (80 * 140)
+    assert learnt_density_ratio(waiting) == pytest.approx(compute / reads)

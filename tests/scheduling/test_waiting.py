@@ -21,6 +21,7 @@ def request(rank: int, side: Side = Side.NONE, **fields: float) -> Waiting:
         key=(1, 0, rank, rank),
         side=side,
         expected=PlannedLen(output, output),
+        planned_len=output,
         **values,  # type: ignore[arg-type]
     )
 

@@ -45,16 +45,17 @@ def policy(args: Any) -> BlendSchedulePolicy:
     return BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
 
 
-def _request(number: int, density: float) -> Req:
+def _request(number: int, density: float, *, guessed_len: int = 0) -> Req:
+    """100 tokens, no two alike; 20 to come, observed in another request unless guessed."""
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.sampling.sampling_params import SamplingParams
 
     hints = Hints(
         rank=number,
         side=Side.LEFT,
-        est_output_len=20,
+        est_output_len=guessed_len or 20,
         admission_output_len=20,
-        num_observed=1,
+        num_observed=0 if guessed_len else 1,
         density=density,
         root_density=density,
     )
@@ -73,6 +74,23 @@ def test_prefill_beside_decode_is_what_the_density_of_the_rest_asks_for(policy):
         policy.calc_priority([])
     assert 32 <= tokens[0] < tokens[1] < tokens[2] == 4096
     assert policy.counters.paced_passes == 2
+
+
+def test_prefill_beside_decode_grows_when_outputs_turn_out_shorter_than_planned(policy):
+    """Less is left to read, so each step has to compute more for both to end together."""
+    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
+
+    queue = [_request(number, 5.0, guessed_len=20) for number in range(60)]
+    policy.calc_priority(queue)
+    before = policy.paced_prefill_tokens(8, 4096)
+    for req in queue[:20]:
+        req.last_node = policy.tree_cache.root_node
+        policy.admit(req, 0)
+        req.output_ids += array("q", [1, 2])
+        req.finished_reason = FINISH_LENGTH(2)
+    policy.calc_priority(queue[20:])
+    policy.calc_priority(queue[20:])
+    assert policy.paced_prefill_tokens(8, 4096) > 3 * before
 
 
 def test_the_work_left_is_that_of_all_that_wait(policy):

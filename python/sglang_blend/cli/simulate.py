@@ -85,7 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--policies",
         help="instead of --orders: schedule policies as `sglang-blend bench` names them (fcfs, lpm, "
-        "dual-scan, stationary, POLICY@ORDER), each with its own admission and eviction",
+        "dfs-weight, dual-scan, stationary, POLICY@ORDER), each with its own admission and eviction",
     )
     parser.add_argument("--modes", default="", help=f"comma-separated (default: {','.join(MODES)})")
     parser.add_argument(

@@ -224,7 +224,7 @@ class JobPlan:
         """Estimate the output lengths again; the order stays."""
         assert self._hints is not None, "make() comes first"
         self._num_at_renewal = self._num_observed
-        self._hints.lengths = self._lengths.estimate()
+        self._hints = self._hints.renewed(self._lengths.estimate())
 
     def _choose_sample(self) -> tuple[IntArray, str]:
         """Rows to run first, or none and why."""
@@ -247,7 +247,6 @@ def engine_of(facts: EngineFacts | None, cost: RooflineCost | None) -> EngineCon
     engine = EngineConfig(
         mode=facts.mode,
         chunk_tokens=facts.chunk_tokens,
-        paced=facts.mode == "mixed",
         max_running=facts.max_running_requests,
     ).under(facts.policy if facts.policy in SIMULATED_POLICIES else "fcfs")
     return engine if cost is None else engine.on(cost.hardware)

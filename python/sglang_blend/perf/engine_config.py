@@ -118,7 +118,7 @@ class EngineConfig:
         )
 
     def under(self, policy: str) -> EngineConfig:
-        """The same engine as a schedule policy of SGLang or of ours runs it.
+        """The same engine as a schedule policy of SGLang or of ours runs it; ours pace mixed chunk.
 
         Args:
             policy: one of `SIMULATED_POLICIES`.
@@ -127,9 +127,18 @@ class EngineConfig:
             ConfigError: another one; it is not modelled.
         """
         if policy in POLICIES:
-            return replace(self, admission="peak", eviction="demand", new_prefixes="wait", queue="planned")
+            return replace(
+                self,
+                paced=self.paced or self.mode == "mixed",
+                admission="peak",
+                eviction="demand",
+                new_prefixes="wait",
+                queue="planned",
+            )
         if (queue := _STOCK_QUEUES.get(policy)) is not None:
-            return replace(self, admission="ratio", eviction="lru", new_prefixes="recompute", queue=queue)
+            return replace(
+                self, paced=False, admission="ratio", eviction="lru", new_prefixes="recompute", queue=queue
+            )
         allowed = ", ".join(SIMULATED_POLICIES)
         raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")
 

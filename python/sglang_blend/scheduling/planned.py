@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -16,21 +17,27 @@ from sglang_blend.scheduling.hints import Hints
 
 
 class PlannedHints:
-    """Makes the hints of a row from the plan, with the newest estimates of the outputs."""
+    """Makes the hints of a row: its place in the plan, lengths and densities by the newest estimates."""
 
     def __init__(self, workload: Workload, schedule: Schedule) -> None:
         self._workload, self._schedule = workload, schedule
-        self.lengths: OutputEstimate = workload.lengths
+
+    def renewed(self, lengths: OutputEstimate) -> PlannedHints:
+        """The same plan with other expected lengths; counts the densities at once."""
+        hints = PlannedHints(replace(self._workload, lengths=lengths), self._schedule)
+        assert len(hints.density) == len(hints.root_density) == len(hints.shared_len)
+        return hints
 
     def of(self, row: int) -> Hints:
-        """The hints of one request; `lengths` may have been replaced since the plan was made."""
-        observed = self.lengths.num_observed
+        """The hints of one request."""
+        lengths = self._workload.lengths
+        observed = lengths.num_observed
         exact = bool(self._workload.table.fixed_output[row])
         return Hints(
             rank=int(self._schedule.rank[row]),
             side=Side(int(self._schedule.side[row])),
-            est_output_len=max(int(self.lengths.est_output_len[row]), 1),
-            admission_output_len=max(int(self.lengths.admission_output_len[row]), 1),
+            est_output_len=max(int(lengths.est_output_len[row]), 1),
+            admission_output_len=max(int(lengths.admission_output_len[row]), 1),
             # A fixed length is as good as observed.
             num_observed=max(observed, 1) if exact else observed,
             density=float(self.density[row]),

@@ -1,4 +1,4 @@
-"""What the requests that wait and run have still to do, as seconds of a device."""
+"""What the requests that wait and run have still to do, and what was learnt of it since the plan."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ from collections.abc import Iterable
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.sm_split import SplitWork
 from sglang_blend.scheduling.waiting import Waiting
+
+
+def learnt_density_ratio(waiting: Iterable[Waiting]) -> float:
+    """How many times as dense the waiting requests are as when they were planned, by what is now known of
+    output lengths: shorter outputs read less and leave the prompts as they are. 1 where nothing waits.
+    """
+    prompt_tokens = planned = output = planned_steps = steps = 0.0
+    for request in waiting:
+        prompt_tokens += max(request.prompt_len - request.shared_len, 1)
+        planned += request.planned_len
+        planned_steps += request.planned_len * (request.prompt_len + request.planned_len / 2)
+        mean = request.mean_len
+        output += mean
+        steps += mean * (request.prompt_len + mean / 2)
+    if not planned_steps or not steps:
+        return 1.0
+    return (prompt_tokens + output) / (prompt_tokens + planned) * planned_steps / steps
 
 
 def remaining_work(
@@ -25,8 +42,8 @@ def remaining_work(
 
     Args:
         mem_tokens: tokens of the KV pool; bounds how many requests a decode step can have.
-        root_density: of what waits, as planned (compute over memory time); infinite without decode, and then
-            there is nothing that prefill would run beside.
+        root_density: of what waits (compute over memory time); infinite without decode, and then there is
+            nothing that prefill would run beside.
     """
     token_s, read_s = cost.token_s, sum(cost.kv_read_s)
     prompt_tokens = output = token_steps = waiting_output = waiting_steps = longest = 0.0

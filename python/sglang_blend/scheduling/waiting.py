@@ -31,6 +31,7 @@ class Waiting:
         prompt_len: tokens.
         max_new_tokens: cap on the output, tokens.
         expected: what is known of its output length.
+        planned_len: output tokens that the densities were counted with.
         density, root_density: of its unit, and of it and what comes later in the plan.
         shared_len: tokens of its prompt that another request begins with too, as planned.
         extend_len: prompt tokens that its prefill computes; set when it is admitted.
@@ -45,6 +46,7 @@ class Waiting:
     prompt_len: int
     max_new_tokens: int
     expected: ExpectedOutput
+    planned_len: float
     density: float
     root_density: float
     shared_len: int = 0

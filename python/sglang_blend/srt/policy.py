@@ -35,7 +35,7 @@ from sglang_blend.scheduling.hints import HintError, Hints, read_hints
 from sglang_blend.scheduling.in_flight import InFlightPrefixes
 from sglang_blend.scheduling.lengths import ExpectedOutput, LengthClass, LengthClasses, PlannedLen
 from sglang_blend.scheduling.online_plan import Newcomer, OnlinePlan, Place
-from sglang_blend.scheduling.remaining_work import remaining_work
+from sglang_blend.scheduling.remaining_work import learnt_density_ratio, remaining_work
 from sglang_blend.scheduling.waiting import Key, Waiting, WaitingRequests
 from sglang_blend.srt.engine_cost import engine_cost
 from sglang_blend.srt.options import BlendOptions
@@ -77,6 +77,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._unexpected: list[tuple[Any, str]] = []  # a heap: who is not yet in the cache's demand
         self._lengths = LengthClasses()
         self._learnt: dict[LengthClass, None] = {}  # classes with news, in order
+        self._density_ratio = 1.0  # of what waits, over what was planned
         self.cost = engine_cost(server_args, self.mem_tokens)
         self.accounts = SideAccounts(None if self.cost is None else self.cost.token_s_ratio)
         self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
@@ -149,14 +150,14 @@ class BlendSchedulePolicy(SchedulePolicy):
 
         All of them where the job's density or the machine is not known, or nobody wants a pace.
         """
-        nearest = self._waiting.first()
-        if not self.options.paced_budget or self.cost is None or nearest is None:
+        density = self._rest_density()
+        if not self.options.paced_budget or self.cost is None or density is None:
             return chunk_tokens
         budget = full_pool_budget(
             token_compute_s=self.cost.token_s,
             token_read_s=sum(self.cost.kv_read_s),
             kv_pool_tokens=self.mem_tokens,
-            root_density=nearest.root_density,
+            root_density=density,
         )
         tokens = min(prefill_tokens(budget, num_decoding, chunk_tokens), chunk_tokens)
         self.counters.paced_passes += tokens < chunk_tokens
@@ -166,14 +167,18 @@ class BlendSchedulePolicy(SchedulePolicy):
         """What waiting and running requests have still to do; None without a cost model."""
         if self.cost is None:
             return None
-        nearest = self._waiting.first()
         return remaining_work(
             self._waiting,
             self.running.values(),
             cost=self.cost,
             mem_tokens=self.mem_tokens,
-            root_density=0.0 if nearest is None else nearest.root_density,
+            root_density=self._rest_density() or 0.0,
         )
+
+    def _rest_density(self) -> float | None:
+        """Compute over memory time of what is still to run, by the plan and what was learnt since."""
+        nearest = self._waiting.first()
+        return None if nearest is None else nearest.root_density * self._density_ratio
 
     @property
     def num_waiting(self) -> int:
@@ -274,7 +279,8 @@ class BlendSchedulePolicy(SchedulePolicy):
             if hints.num_observed
             else self._lengths.of(cap)
         )
-        return self._as_planned(req, (_HINTED, 0, hints.rank, self._arrived), expected, hints)
+        key = (_HINTED, 0, hints.rank, self._arrived)
+        return self._as_planned(req, key, expected, hints.est_output_len, hints)
 
     def _without_hints(self, req: Req) -> Waiting:
         cap = max(req.sampling_params.max_new_tokens, 1)
@@ -282,9 +288,12 @@ class BlendSchedulePolicy(SchedulePolicy):
         expected: ExpectedOutput = PlannedLen(cap, cap) if exact else self._lengths.of(cap)
         mean, high = expected.remaining(0, cap)
         place = self._plan.arrive(Newcomer(req.rid, req.origin_input_ids, cap, mean, high, namespace(req)))
-        return self._as_planned(req, (_UNHINTED, place.pool, place.rank, self._arrived), expected, place)
+        key = (_UNHINTED, place.pool, place.rank, self._arrived)
+        return self._as_planned(req, key, expected, mean, place)
 
-    def _as_planned(self, req: Req, key: Key, expected: ExpectedOutput, plan: Hints | Place) -> Waiting:
+    def _as_planned(
+        self, req: Req, key: Key, expected: ExpectedOutput, planned_len: float, plan: Hints | Place
+    ) -> Waiting:
         return Waiting(
             req=req,
             rid=req.rid,
@@ -293,6 +302,7 @@ class BlendSchedulePolicy(SchedulePolicy):
             prompt_len=len(req.origin_input_ids),
             max_new_tokens=max(req.sampling_params.max_new_tokens, 1),
             expected=expected,
+            planned_len=planned_len,
             density=plan.density,
             root_density=plan.root_density,
             shared_len=plan.shared_len,
@@ -313,9 +323,12 @@ class BlendSchedulePolicy(SchedulePolicy):
 
     def _estimate_again(self) -> None:
         """Let what has finished, and how long the others have run, into the estimates."""
-        for lengths in [lengths for lengths in self._learnt if lengths.has_news]:
+        news = [lengths for lengths in self._learnt if lengths.has_news]
+        for lengths in news:
             lengths.refresh([r.num_generated for r in self.running.values() if r.expected is lengths])
             del self._learnt[lengths]
+        if news:
+            self._density_ratio = learnt_density_ratio(self._waiting)
 
     def _tell_cache(self) -> None:
         """Enter some more waiting requests into the demand of the radix cache."""
