@@ -22,7 +22,7 @@ CLERK = "You are a careful clerk who answers every question in whole sentences a
 PROMPTS = [f"{CLERK}Question {i}: what do you know about the number {i}?" for i in range(10)]
 NUM_TOKENS = 40
 # Admits as if outputs ended at once, so that the pool runs full.
-OPTIONS = {"peak_admission": False, "hold_back": False}
+OPTIONS = {"peak_admission": False}
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["separate steps", "mixed chunk"])

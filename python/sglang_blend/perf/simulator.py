@@ -14,7 +14,7 @@ from sglang_blend.core.request import Schedule, Side
 from sglang_blend.errors import PlanError
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.feed import Feed, ListFeed, TwoEndFeed
+from sglang_blend.perf.feed import Feed, ListFeed
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_engine import SimulatedEngine
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
@@ -38,7 +38,7 @@ def simulate(
         sequence: (n,) int64, requests in planned order, each once.
         cost: times and pool size.
         config: the engine.
-        feed: takes the place of the list of `sequence` (two-ended feeding), and of `config.queue`.
+        feed: takes the place of the list of `sequence`, and of `config.queue`.
         record_timeline: whether to keep the steps.
         is_left: (n,) bool, requests of the left side, whose share of the memory the timeline then has.
 
@@ -63,29 +63,19 @@ def simulate_schedule(
     cost: RooflineCost,
     config: EngineConfig,
     *,
-    two_ended: bool = False,
     record_timeline: bool = False,
 ) -> Simulation:
-    """Runs a schedule: its order and its beliefs about output lengths.
-
-    Args:
-        job: what is run; its estimates are replaced by the schedule's.
-        two_ended: merge the two sides of a dual-scan schedule while it runs (`TwoEndFeed`) instead of taking
-            the planned order as it is. No better on the paper's traces, and 1.7% worse than dfs on the
-            Mooncake trace, where the planned order stays within 1%.
+    """Runs a schedule: its order and its beliefs about output lengths, which take the place of the job's.
 
     Raises:
         PlanError: as `simulate`.
     """
-    sided = two_ended and bool((schedule.side != Side.NONE).any())
-    feed = TwoEndFeed(schedule, job.tree.prompt_len, cost.kv_pool_tokens) if sided else None
     has_sides = record_timeline and bool((schedule.side != Side.NONE).any())
     return simulate(
         job.believing(schedule),
         schedule.sequence,
         cost,
         config,
-        feed=feed,
         record_timeline=record_timeline,
         is_left=schedule.side == Side.LEFT if has_sides else None,
     )

@@ -2,8 +2,13 @@
 
 The planner merged the two scanners against a modelled clock. At run time outputs are shorter or longer than
 expected, so the merge is done again, here, with the accounts of the running requests: M_L and M_R follow
-from the densities at the two heads and the density of what is left, and the side that uses less of its part
-goes next. So the running batch is steered to the density of the rest.
+from the densities at the two heads and the density of what is left, and each scanner fills its part. So the
+running batch is steered to the density of the rest.
+
+The memory-intensive side goes first while its part has room: it is what keeps decode busy, while
+compute-intensive requests leave soon after their prefill and always have room. Taking turns by the used share
+of each part lets those few set the pace: beside a prefill that never ends (PD-multiplexing) the pool then
+stays two thirds empty.
 
 Source: BlendServe, arXiv:2411.16102, section 5.3; the division is `core.dual_scanner.memory_split`.
 """
@@ -18,17 +23,13 @@ from sglang_blend.scheduling.waiting import Waiting
 class SideBalance:
     """The accounts of one scheduling pass: tokens that each side holds at its expected peak."""
 
-    def __init__(self, mem_tokens: int, *, hold_back: bool) -> None:
+    def __init__(self, mem_tokens: int) -> None:
         """Start with empty accounts.
 
         Args:
             mem_tokens: M, tokens of the KV pool.
-            hold_back: leave memory free rather than let a side exceed its part. Worth it where compute and
-                memory-bound work overlap in a step; where operators run one after the other, a full batch
-                beats a balanced one.
         """
         self._mem = mem_tokens
-        self._hold_back = hold_back
         self.used = {Side.NONE: 0.0, Side.LEFT: 0.0, Side.RIGHT: 0.0}
         self._split_of: tuple[float, float, float] | None = None
         self._split = MemorySplit(0.0, 0.0)
@@ -42,7 +43,9 @@ class SideBalance:
         return self._split
 
     def next_side(self, left: Waiting | None, right: Waiting | None) -> Side:
-        """The side whose head goes next; NONE when both are exhausted or have to wait.
+        """The side whose head goes next; NONE when both are exhausted.
+
+        Where neither fits its part, the side that uses less of it goes on: a full batch beats a balanced one.
 
         Args:
             left, right: the heads; None where a side is exhausted.
@@ -51,12 +54,9 @@ class SideBalance:
             return Side.LEFT if left is not None else Side.RIGHT if right is not None else Side.NONE
         mem_left, mem_right = self.split(left, right)
         used_left, used_right = self.used[Side.LEFT], self.used[Side.RIGHT]
-        left_first = used_left * max(mem_right, 1.0) <= used_right * max(mem_left, 1.0)
-        if not self._hold_back:
-            return Side.LEFT if left_first else Side.RIGHT
-        # A side that runs nothing may take one request whatever its part, or it could never start.
-        left_fits = used_left == 0 or used_left + left.peak_tokens <= mem_left
-        right_fits = used_right == 0 or used_right + right.peak_tokens <= mem_right
-        if left_fits and (left_first or not right_fits):
+        if used_right + right.peak_tokens <= mem_right:
+            return Side.RIGHT
+        if used_left + left.peak_tokens <= mem_left:
             return Side.LEFT
-        return Side.RIGHT if right_fits else Side.NONE
+        left_first = used_left * max(mem_right, 1.0) <= used_right * max(mem_left, 1.0)
+        return Side.LEFT if left_first else Side.RIGHT

@@ -12,7 +12,6 @@ class Counters:
     Attributes:
         admitted: requests admitted, again after a retraction.
         skipped: times that a request waited a pass for the prefix of another.
-        held_back: passes that ended because a side had used its part of the memory.
         finished: requests that ended by themselves.
         early, overrun: of those, by more than a quarter shorter or longer than expected.
         relocated: left requests that ran so far over that they count on the right.
@@ -25,7 +24,6 @@ class Counters:
 
     admitted: int = 0
     skipped: int = 0
-    held_back: int = 0
     finished: int = 0
     early: int = 0
     overrun: int = 0

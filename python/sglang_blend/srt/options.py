@@ -24,8 +24,6 @@ class BlendOptions:
         demand_aware_eviction: cached prefixes that waiting requests need are evicted last.
         leader_rule: one request computes a new prefix, its sharers wait for it.
         peak_admission: admit by the expected peak of memory; False reserves as stock SGLang does.
-        hold_back: keep memory free rather than let a side exceed its part; None where SGLang overlaps
-            compute and memory-bound work (mixed chunk, PD-multiplexing).
         paced_budget: in mixed chunk, prefill beside decode only as much as keeps compute and KV reads in the
             proportion of the whole job (n*); False fills `--chunked-prefill-size`.
         shared_prefix_attention: `--attention-backend blend` reads KV that requests share once a step; False
@@ -37,7 +35,6 @@ class BlendOptions:
     demand_aware_eviction: bool = True
     leader_rule: bool = True
     peak_admission: bool = True
-    hold_back: bool | None = None
     paced_budget: bool = True
     shared_prefix_attention: bool = True
     stats_file: str | None = None

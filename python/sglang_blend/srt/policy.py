@@ -65,11 +65,6 @@ class BlendSchedulePolicy(SchedulePolicy):
         self.options = BlendOptions.from_env()
         self.counters = Counters()
         self.mem_tokens: int = tree_cache.token_to_kv_pool_allocator.size
-        self.hold_back = (
-            self.options.hold_back
-            if self.options.hold_back is not None
-            else policy == "dual-scan" and (server_args.enable_mixed_chunk or server_args.enable_pdmux)
-        )
         self.in_flight = InFlightPrefixes()
         self.running: dict[str, Waiting] = {}
         self.candidates: set[str] = set()
@@ -350,7 +345,7 @@ class BlendSchedulePolicy(SchedulePolicy):
 
     def _arrange(self, waiting_queue: list[Req]) -> None:
         self.counters.relocated += self.accounts.count(self.running.values())
-        balance = SideBalance(self.mem_tokens, hold_back=self.hold_back and bool(self.running))
+        balance = SideBalance(self.mem_tokens)
         balance.used.update(self.accounts.used)
         position = {Side.LEFT: 0, Side.RIGHT: 0}
         head: list[Req] = []
@@ -359,7 +354,6 @@ class BlendSchedulePolicy(SchedulePolicy):
             right = self._waiting.ahead(Side.RIGHT, position[Side.RIGHT])
             side = balance.next_side(left, right)
             if side == Side.NONE:
-                self.counters.held_back += left is not None or right is not None
                 break
             taken = left if side == Side.LEFT else right
             assert taken is not None, side
