@@ -8,7 +8,8 @@ import pytest
 from sglang_blend.core import RequestTable
 from sglang_blend.core.request import Side
 from sglang_blend.job.engine import EngineFacts
-from sglang_blend.job.planning import LEAST_TO_SAMPLE, JobPlan
+from sglang_blend.job.planning import LEAST_TO_SAMPLE, JobPlan, cost_of, engine_of
+from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.shape_registry import CONFIGS
 from sglang_blend.scheduling.hints import HINTS_KEY, read_hints
 
@@ -88,6 +89,24 @@ def test_estimates_and_densities_follow_what_finishes_and_the_order_stays() -> N
     assert plan.hints(100)["est_output_len"] == 50  # type: ignore[index]
     assert np.array_equal(plan.schedule.rank, before)
     assert plan.hints(first)["root_density"] > 2 * planned["root_density"]  # type: ignore[index]
+
+
+def test_a_run_is_predicted_as_paced_by_lengths_that_the_scheduler_learns() -> None:
+    """Nobody knew that outputs are short; paced by what was planned the job would take longer."""
+    facts = FACTS._replace(mode="mixed", max_running_requests=4096)
+    plan = JobPlan(job(400), facts, order="stationary")
+    plan.make()
+    assert plan.predict_as_it_turned_out() is None, "nothing has finished"
+    for row in range(400):
+        plan.observe(row, 3)
+    cost = cost_of(facts)
+    assert cost is not None
+    as_planned = MakespanPredictor(
+        job(400), cost, engine_of(facts, cost), output_len=np.full(400, 3, np.int64)
+    )
+    seconds = plan.predict_as_it_turned_out()
+    assert seconds is not None
+    assert seconds < 0.9 * as_planned(plan.schedule)
 
 
 def test_densities_in_hints_fall_from_left_to_right() -> None:

@@ -15,6 +15,7 @@ Source: BlendServe, arXiv:2411.16102, sections 5.1 (sampling) and 5.4 (online ad
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,10 +127,14 @@ class JobPlan:
         observed = self._lengths.observed
         if not isinstance(self._cost, RooflineCost) or np.isnan(observed).any():
             return None
+        output_len = observed.astype(np.int64)
         predictor = MakespanPredictor(
-            self._table, self._cost, self._engine, tree=self.tree, output_len=observed.astype(np.int64)
+            self._table, self._cost, self._engine, tree=self.tree, output_len=output_len
         )
-        return predictor(self.schedule)
+        schedule = self.schedule
+        if not len(self.sample):  # what nobody knew before, the scheduler learns, and paces its steps by it
+            schedule = replace(schedule, est_output_len=output_len)
+        return predictor(schedule)
 
     def predict(self) -> float | None:
         """Simulated makespan of the schedule, seconds, by what was known when it was made.
