@@ -93,6 +93,34 @@ def test_prefill_beside_decode_grows_when_outputs_turn_out_shorter_than_planned(
     assert policy.paced_prefill_tokens(8, 4096) > 3 * before
 
 
+def test_a_flushed_cache_begins_another_job(args):
+    """What was learnt of output lengths goes with what was cached."""
+    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+    from sglang_blend.srt.radix_cache import BlendRadixCache
+
+    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
+    tree = BlendRadixCache(CacheInitParams(False, None, allocator, 1))
+    policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
+    expected = []
+    for number in range(60):
+        req = _request(number, 1.0, guessed_len=20)
+        policy.calc_priority([req])
+        expected.append(policy.waiting(req).mean_len)
+        req.last_node = tree.root_node
+        policy.admit(req, 0)
+        req.output_ids += array("q", [1, 2])
+        req.finished_reason = FINISH_LENGTH(2)
+    assert expected[-1] < expected[0] / 3
+    policy.settle()
+    tree.reset()
+    request = _request(100, 1.0, guessed_len=20)
+    policy.calc_priority([request])
+    assert policy.waiting(request).mean_len == expected[0]
+
+
 def test_the_work_left_is_that_of_all_that_wait(policy):
     """Twice the requests are twice the work; nobody waiting is none of prompts."""
     queue = [_request(number, 0.0) for number in range(4)]

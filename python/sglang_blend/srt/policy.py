@@ -81,6 +81,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         if self._cache is not None:
             self._cache.on_cached = self._on_cached
             self._cache.on_retracted = self._on_retracted
+            self._cache.on_reset = self._forget_lengths
             if self.options.peak_admission:
                 keep_what_retracted_requests_computed()
         self._front = FrontOfQueue()
@@ -195,6 +196,12 @@ class BlendSchedulePolicy(SchedulePolicy):
         """It will be among the next ones: what it has computed is evicted last."""
         if (running := self.running.get(req.rid)) is not None:
             self._expect(running)
+
+    def _forget_lengths(self) -> None:
+        """The cache was flushed: what comes now is another job."""
+        self._lengths = LengthClasses()
+        self._learnt.clear()
+        self._density_ratio = 1.0
 
     def settle(self) -> None:
         """Release who has finished."""

@@ -116,7 +116,8 @@ class BlendRadixCache(RadixCache):
     """`RadixCache` with a `demand` on every node.
 
     `expect` and `forget` tell it who waits. `on_cached(req, chunked)` is called when a request's computed
-    tokens have entered the tree, or never will, `on_retracted(req)` when they have and it waits again.
+    tokens have entered the tree, or never will, `on_retracted(req)` when they have and it waits again,
+    `on_reset()` when the tree was emptied.
 
     Attributes:
         num_evicted_tokens, num_evicted_wanted_tokens: since the start; wanted are those that a waiting
@@ -127,6 +128,7 @@ class BlendRadixCache(RadixCache):
         self._expected: dict[str, Expected] = {}  # before super: it calls reset
         self.on_cached: Callable[[Req, bool], None] | None = None
         self.on_retracted: Callable[[Req], None] | None = None
+        self.on_reset: Callable[[], None] | None = None
         self.num_evicted_tokens = 0
         self.num_evicted_wanted_tokens = 0
         super().__init__(params)
@@ -164,6 +166,8 @@ class BlendRadixCache(RadixCache):
         super().reset()
         for expected in self._expected.values():
             self._enter_at_root(expected)
+        if self.on_reset is not None:
+            self.on_reset()
 
     def cache_finished_req(self, req: Req, is_insert: bool = True, **kwargs: Any) -> None:
         """As SGLang's; then say so.
