@@ -68,7 +68,7 @@ def test_a_run_leaves_its_plan_its_requests_and_its_end(tmp_path: Path) -> None:
     assert top["requests"] * top["prefix_len"] > top["saved_tokens"] > 0
     assert plan["prefixes"][1]["preview"].startswith("group ")
     sample = requests["sample"]
-    assert min(sample["latency_s"]) >= 0.01
+    assert min(sample["latency_s"]) >= 0.009, "the engine sleeps 10 ms, by a clock that ticks each"
     assert requests["longest_latency_s"] == pytest.approx(max(sample["latency_s"]), abs=1e-4)
     assert sorted(sample["rank"]) == list(range(40))
     assert set(sample["output_len"]) == {1}

@@ -128,8 +128,7 @@ def test_the_device_is_divided_by_the_work_left(engine: Any) -> None:
     _admitted(engine)  # asked, the scheduler writes what it has
     (steps,) = read_steps(engine.steps)
     shares = {record["decode_sm_share"] for record in steps.records}
-    assert len(shares) == 3, "a report shows the three divisions"
-    assert {0.0, 1.0} < shares
+    assert {0.0, 1.0} < shares, "a report shows who had all of it, and the divisions"
 
 
 def test_the_pool_is_not_emptied_under_a_prompt_in_flight(engine, prefill_in_flight):
