@@ -81,8 +81,7 @@ class LongestPrefixQueue(StockQueue):
 class DfsWeightQueue(StockQueue):
     """`dfs-weight`: before each pass, depth first through the cache, where more requests wait first.
 
-    Every waiting request is matched, however many there are: with thousands of them a simulated run takes
-    minutes.
+    Every waiting request is matched, however many there are, so a pass takes time in proportion to them.
 
     SGLang 0.5.17: `SchedulePolicy._sort_by_dfs_weight`, `._get_dfs_priority`.
     """

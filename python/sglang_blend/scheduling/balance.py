@@ -7,8 +7,8 @@ running batch is steered to the density of the rest.
 
 The memory-intensive side goes first while its part has room: it is what keeps decode busy, while
 compute-intensive requests leave soon after their prefill and always have room. Taking turns by the used share
-of each part lets those few set the pace: beside a prefill that never ends (PD-multiplexing) the pool then
-stays two thirds empty.
+of each part lets those few set the pace: beside a prefill that never ends (PD-multiplexing) the pool is then
+about half as full, simulated.
 
 Source: BlendServe, arXiv:2411.16102, section 5.3; the division is `core.dual_scanner.memory_split`.
 """
