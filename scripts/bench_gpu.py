@@ -123,7 +123,7 @@ def _run(args: argparse.Namespace, flags: list[str], part: str, mode: str, polic
         flags = [*model, "--load-format", "dummy", "--max-total-tokens", "300000", *flags]
     result = _result(args.out, part, mode, policy)
     command = [
-        str(Path(sys.executable).with_name("sglang-blend")), "bench", "--file", str(file),
+        sys.executable, "-m", "sglang_blend", "bench", "--file", str(file),
         "--policies", policy, "--shuffles", str(args.shuffles), "--warm-up", str(_WARM_UP),
         "--overlap", mode, "--json", *flags,
     ]  # fmt: skip

@@ -51,7 +51,7 @@ def main() -> int:
         path = Path(tmp) / "lines.jsonl"
         write_lines(path, args.lines)
         command = [
-            Path(sys.executable).with_name("sglang-blend"), "bench", "--file", path, "--window", args.window,
+            sys.executable, "-m", "sglang_blend", "bench", "--file", path, "--window", args.window,
             "--policies", args.policies, "--model-path", random_model_path("tiny"), "--load-format", "dummy",
             "--max-total-tokens", args.max_total_tokens, "--max-running-requests", 256,
         ]  # fmt: skip
