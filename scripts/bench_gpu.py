@@ -1,6 +1,6 @@
 """Policies times overlap modes on a GPU, with the same flags; resumable, so that it fits into short commands.
 
-    scripts/bench_gpu.sh --minutes 9                 # as much as fits; call it again to go on
+    scripts/bench_gpu.sh --minutes 9                 # what should end in time; call it again to go on
     scripts/bench_gpu.sh --table                     # what there is
 
 Parts: `blend` (a pool of 300,000 tokens, 1,696 compute-intensive requests with long shared prefixes and 886
@@ -8,7 +8,7 @@ memory-intensive ones, sharing 58%), `long` (most requests generate for long). B
 `ignore_eos` for a Llama-3-8B shape with random weights, so lengths are exact. `--file` measures a file of
 one's own, with `--model-path`, instead. Every engine runs 32 requests before it is measured and starts each
 run with an empty cache. One JSON file a part, mode and policy lies in `--out`; those that are there are not
-run again.
+run again; of a configuration that has too few shuffles, the next ones are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -85,7 +86,12 @@ def main() -> int:
     add("--shuffles", type=int, default=3, help="default: %(default)s")
     add("--scale", type=float, default=1.0, help="of the number of requests (default: %(default)s)")
     add("--model", default=MODEL, help="shape with random weights (default: %(default)s)")
-    add("--minutes", type=float, default=9.0, help="start nothing after so long (default: %(default)s)")
+    add(
+        "--minutes",
+        type=float,
+        default=9.0,
+        help="run only what should end within this time (default: %(default)s)",
+    )
     add("--table", action="store_true", help="only print what is there")
     args, flags = parser.parse_known_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -97,16 +103,18 @@ def main() -> int:
         for policy in args.policies.split(",")
     ]
     deadline = time.monotonic() + 60 * args.minutes
-    missing = [run for run in wanted if not _result(args.out, *run).exists()]
+    missing = [run for run in wanted if _num_left(args, run)]
     if not args.table:
-        for run in list(missing):
-            if time.monotonic() > deadline:
+        for (part, mode, _, first), group in groupby(missing, key=lambda run: _engine(args, run)):
+            policies = [policy for _, _, policy in group]
+            left_s = deadline - time.monotonic()
+            if left_s < _expected_s(args.out, part, len(policies)):
                 break
-            _run(args, flags, *run)
-            missing.remove(run)
-    print(_table([_read(_result(args.out, *run)) for run in wanted if run not in missing]))
+            _run(args, flags, part, mode, policies, first, left_s / 60)
+    missing = [run for run in wanted if _num_left(args, run)]
+    print(_table([record for run in wanted if (record := _read(args.out, *run))]))
     if missing:
-        print(f"{len(missing)} of {len(wanted)} are missing: call again to go on.")
+        print(f"{len(missing)} of {len(wanted)} are missing or have runs missing: call again to go on.")
     return 1 if missing else 0
 
 
@@ -114,35 +122,70 @@ def _result(out: Path, part: str, mode: str, policy: str) -> Path:
     return out / f"{part}.{mode}.{policy}.json"
 
 
-def _run(args: argparse.Namespace, flags: list[str], part: str, mode: str, policy: str) -> None:
+def _num_left(args: argparse.Namespace, run: tuple[str, str, str]) -> int:
+    """Shuffles that have not run yet; none of what failed."""
+    record = _read(args.out, *run)
+    return 0 if "error" in record else max(args.shuffles - len(record.get("runs", [])), 0)
+
+
+def _engine(args: argparse.Namespace, run: tuple[str, str, str]) -> tuple[str, str, str, int]:
+    """Runs that follow each other share an engine if all of this is equal; ends with the next shuffle."""
+    part, mode, policy = run
+    return part, mode, policy.partition("@")[0], args.shuffles - _num_left(args, run)
+
+
+def _expected_s(out: Path, part: str, num_policies: int) -> float:
+    """Seconds to start an engine and run one shuffle, by the slowest of this part so far; 0 without any."""
+    seconds = [0.0]
+    for path in out.glob(f"{part}.*.json"):
+        record = json.loads(path.read_bytes())
+        seconds += [record["start_s"] + num_policies * run["wall_s"] for run in record.get("runs", [])]
+    return max(seconds)
+
+
+def _run(
+    args: argparse.Namespace,
+    flags: list[str],
+    part: str,
+    mode: str,
+    policies: list[str],
+    first_shuffle: int,
+    minutes: float,
+) -> None:
     file = args.file or args.out / f"{part}.jsonl"
     if args.file is None:
         if not file.exists():
             write_part(file, part, args.scale, args.model)
         model = ["--model-path", random_model_path(args.model), "--served-model-name", args.model]
         flags = [*model, "--load-format", "dummy", "--max-total-tokens", "300000", *flags]
-    result = _result(args.out, part, mode, policy)
     command = [
         sys.executable, "-m", "sglang_blend", "bench", "--file", str(file),
-        "--policies", policy, "--shuffles", str(args.shuffles), "--warm-up", str(_WARM_UP),
+        "--policies", ",".join(policies), "--warm-up", str(_WARM_UP), "--minutes", f"{minutes:.2f}",
+        "--shuffles", str(args.shuffles), "--first-shuffle", str(first_shuffle),
         "--overlap", mode, "--json", *flags,
     ]  # fmt: skip
-    print(f"{part}, {mode}, {policy}", file=sys.stderr, flush=True)
+    print(f"{part}, {mode}, {' and '.join(policies)}", file=sys.stderr, flush=True)
     start = time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    record: dict[str, Any] = {"part": part, "mode": mode, "policy": policy, "flags": flags}
-    record["seconds_with_start"] = round(time.monotonic() - start, 1)
-    if done.returncode:
-        record["error"] = f"exit code {done.returncode}; the engine's words are above"
-    else:
-        record |= json.loads(done.stdout)
-    partial = result.with_suffix(".tmp")
-    partial.write_text(json.dumps(record, indent=1))
-    partial.rename(result)
+    seconds = time.monotonic() - start
+    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"runs": []}
+    for policy in policies:
+        record = {"part": part, "mode": mode, "policy": policy, "flags": flags} | found
+        record["start_s"] = round(seconds - sum(run["wall_s"] for run in found["runs"]), 1)
+        record["runs"] = _read(args.out, part, mode, policy).get("runs", [])
+        record["runs"] += [run for run in found["runs"] if run["policy"] == policy]
+        if done.returncode:
+            record["error"] = f"exit code {done.returncode}; the engine's words are above"
+        result = _result(args.out, part, mode, policy)
+        partial = result.with_suffix(".tmp")
+        partial.write_text(json.dumps(record, indent=1))
+        partial.rename(result)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_bytes())
+def _read(out: Path, part: str, mode: str, policy: str) -> dict[str, Any]:
+    """What is known of a configuration; empty if it has not been run."""
+    path = _result(out, part, mode, policy)
+    record: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return record
 
 
@@ -151,17 +194,18 @@ def _table(records: list[dict[str, Any]]) -> str:
     walls = {
         (r["part"], r["mode"], r["policy"]): median(run["wall_s"] for run in r["runs"])
         for r in records
-        if "runs" in r
+        if r["runs"]
     }
     titles = (
-        "part", "overlap", "policy", "wall s", "best stock", "fcfs, lpm", "of optimum", "predicted",
+        "part", "overlap", "policy", "runs", "wall s", "best stock", "fcfs, lpm", "of optimum", "predicted",
         "of minimum", "batch", "retracted",
     )  # fmt: skip
     lines = ["".join(f"{title:>12}" for title in titles)]
     for r in records:
         key = (r["part"], r["mode"], r["policy"])
-        if "runs" not in r:
+        if "error" in r:
             lines.append("".join(f"{cell:>12}" for cell in key) + f"  {r['error']}")
+        if not r["runs"]:
             continue
         stock = {
             policy: wall
@@ -174,6 +218,7 @@ def _table(records: list[dict[str, Any]]) -> str:
         optimum = [run["optimum_s"] / run["wall_s"] for run in runs if run["optimum_s"]]
         cells = (
             *key,
+            f"{len(runs)}",
             f"{walls[key]:.1f}",
             f"{min(stock.values()) / walls[key]:.2f} x" if stock else "-",
             f"{min(shuffled) / walls[key]:.2f} x" if shuffled else "-",

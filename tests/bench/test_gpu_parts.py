@@ -1,5 +1,6 @@
 """The made jobs of scripts/bench_gpu.py are those that docs/performance.md describes."""
 
+import argparse
 import importlib.util
 import json
 from pathlib import Path
@@ -69,10 +70,37 @@ def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
             "part": "blend", "mode": mode, "policy": policy, "runs": [run], "tree_minimum_prompt_tokens": 100
         }  # fmt: skip
 
-    failed = {"part": "blend", "mode": "pdmux", "policy": "lpm", "error": "exit code 1"}
+    failed = {"part": "blend", "mode": "pdmux", "policy": "lpm", "runs": [], "error": "exit code 1"}
     rows = [record("none", "fcfs", 20.0), record("mixed", "fcfs", 16.0), record("none", "fcfs@dfs", 10.0)]
     text = bench_gpu._table([*rows, record("pdmux", "dual-scan", 8.0), failed])
     best = text.splitlines()[4].split()
     assert best[:3] == ["blend", "pdmux", "dual-scan"]
-    assert best[3:] == ["8.0", "1.25", "x", "2.00", "x", "62%", "1.10", "1.000", "3", "0.0"]
+    assert best[3:] == ["1", "8.0", "1.25", "x", "2.00", "x", "62%", "1.10", "1.000", "3", "0.0"]
     assert "exit code 1" in text.splitlines()[5]
+
+
+def test_only_what_should_end_in_time_is_started(bench_gpu, tmp_path):
+    """By the slowest run so far, and as often as orders share the engine; a part never run is started."""
+    record = {"runs": [{"wall_s": 40.0}, {"wall_s": 70.0}], "start_s": 50.0}
+    (tmp_path / "blend.none.lpm.json").write_text(json.dumps(record))
+    assert bench_gpu._expected_s(tmp_path, "blend", 1) == pytest.approx(120.0)
+    assert bench_gpu._expected_s(tmp_path, "blend", 2) == pytest.approx(190.0)
+    assert bench_gpu._expected_s(tmp_path, "long", 2) == 0.0
+
+
+def test_a_configuration_goes_on_with_its_next_shuffle(bench_gpu, tmp_path):
+    """What failed is not tried again; orders of a policy share an engine where they have run as often."""
+    args = argparse.Namespace(out=tmp_path, shuffles=3)
+    records = {
+        "fcfs": {"runs": [{}, {}]},
+        "fcfs@dfs": {"runs": [{}, {}]},
+        "lpm": {"runs": [], "error": "exit code 1"},
+    }
+    for policy, record in records.items():
+        (tmp_path / f"blend.none.{policy}.json").write_text(json.dumps(record))
+    left = {
+        policy: bench_gpu._num_left(args, ("blend", "none", policy)) for policy in (*records, "dual-scan")
+    }
+    assert left == {"fcfs": 1, "fcfs@dfs": 1, "lpm": 0, "dual-scan": 3}
+    engine = bench_gpu._engine(args, ("blend", "none", "fcfs"))
+    assert engine == bench_gpu._engine(args, ("blend", "none", "fcfs@dfs")) == ("blend", "none", "fcfs", 2)

@@ -54,7 +54,10 @@ class WorkerConfig:
     Attributes:
         file: the batch file.
         contenders: as text; they have one policy.
-        num_shuffles: runs per contender, each with another order of the lines.
+        num_shuffles: orders of the lines.
+        first_shuffle: the first of them to run, from 0.
+        minutes: since the worker's start; a shuffle that would end later, if it took as long as the longest
+            so far, is left out. None runs all.
         limit: lines to take after the first shuffle; None takes all.
         window: requests with the engine at a time; None as for a job.
         num_warm_up: requests that run before anything is measured; 0 for none.
@@ -64,6 +67,8 @@ class WorkerConfig:
     file: str
     contenders: list[str]
     num_shuffles: int
+    first_shuffle: int
+    minutes: float | None
     limit: int | None
     window: int | None
     num_warm_up: int

@@ -32,6 +32,8 @@ from sglang_blend.launch_offline import start_engine
 from sglang_blend.log import log_to_stderr
 from sglang_blend.perf.engine_config import SIMULATED_POLICIES
 
+_STARTED = time.monotonic()  # of this process
+
 
 class _Collected:
     """Stands where `Results` does: keeps what the comparison needs."""
@@ -99,11 +101,16 @@ async def _run_contenders(
     async with engine:
         if config.num_warm_up:
             await run_rows(chosen[: config.num_warm_up], contenders[0])
-        for contender in contenders:
-            for shuffle in range(config.num_shuffles):
-                rows = chosen if shuffle == 0 else np.random.default_rng(shuffle).permutation(chosen)
+        longest_s = 0.0
+        for shuffle in range(config.first_shuffle, config.num_shuffles):
+            start = time.monotonic()
+            if config.minutes is not None and start + longest_s > _STARTED + 60 * config.minutes:
+                break
+            rows = chosen if shuffle == 0 else np.random.default_rng(shuffle).permutation(chosen)
+            for contender in contenders:
                 run, tree_minimum = await run_rows(rows, contender)
                 runs.append({"policy": contender.name, "shuffle": shuffle} | run)
+            longest_s = max(longest_s, time.monotonic() - start)
     return {"tree_minimum_prompt_tokens": tree_minimum, "runs": runs}
 
 

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         " (default: %(default)s)",
     )
     add("--shuffles", type=int, default=1, help="orders of the lines to run (default: %(default)s)")
+    add(
+        "--first-shuffle",
+        type=int,
+        default=0,
+        metavar="K",
+        help="go on with this one, from 0 (default: %(default)s)",
+    )
+    add(
+        "--minutes",
+        type=float,
+        help="leave out shuffles that would not end within this time, going by the longest of their policy"
+        " so far (default: run all)",
+    )
     add("--limit", type=int, help="take this many lines after the first shuffle (default: all)")
     add(
         "--warm-up",
@@ -66,13 +80,27 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} {value}: 1 or more is allowed.")
     if args.warm_up < 0:
         raise ConfigError(f"--warm-up {args.warm_up}: 0 or more is allowed.")
+    if not 0 <= args.first_shuffle < args.shuffles:
+        raise ConfigError(
+            f"--first-shuffle {args.first_shuffle}: 0 to {args.shuffles - 1} is allowed, with --shuffles"
+            f" {args.shuffles}."
+        )
+    if args.minutes is not None and not args.minutes > 0:
+        raise ConfigError(f"--minutes {args.minutes}: more than 0 is allowed.")
+    started = time.monotonic()
     contenders = [Contender.parse(text) for text in args.policies.split(",")]
     report: dict[str, Any] = {"tree_minimum_prompt_tokens": 0, "runs": []}
-    for _, group in groupby(contenders, key=lambda contender: contender.policy):
+    for policy, group in groupby(contenders, key=lambda contender: contender.policy):
+        minutes = args.minutes and args.minutes - (time.monotonic() - started) / 60
+        if minutes is not None and minutes <= 0:
+            print(f"left out: {policy}, --minutes {args.minutes} are over.", file=sys.stderr)
+            continue
         config = WorkerConfig(
             file=str(args.file),
             contenders=[contender.name for contender in group],
             num_shuffles=args.shuffles,
+            first_shuffle=args.first_shuffle,
+            minutes=minutes,
             limit=args.limit,
             window=args.window,
             num_warm_up=args.warm_up,
@@ -81,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
         part = _run_worker(config)
         report["tree_minimum_prompt_tokens"] = part["tree_minimum_prompt_tokens"]
         report["runs"] += part["runs"]
-    compare_answers(report["runs"])
+    if report["runs"]:
+        compare_answers(report["runs"])
     print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() if args.json else table(report))
     return 0
 
