@@ -318,7 +318,8 @@ def main() -> None:
     }
     dtype = args.dtype or ("auto" if on_gpu else "float32")
     if on_gpu:
-        common["dtype"] = dtype
+        # SGLang keeps memory back for a chunk; one of the whole batch would leave none for KV.
+        common |= {"dtype": dtype, "chunked_prefill_size": 8192}
         names = ["flashinfer", "triton", "blend"]
         flags = {name: common | ({"disable_cuda_graph": True} if name == "blend" else {}) for name in names}
     else:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from statistics import mean, median
@@ -34,6 +36,8 @@ MODEL = "llama-3-8b"
 _VOCABULARY = 40_000  # of the demo model's tokenizer, 49,152, without its special tokens
 _GROUPS = 60
 _WARM_UP = 32
+# SGLang's CUDA graphs end at a batch of 256 on one GPU; `long` decodes up to 480 requests at a time.
+_GRAPH_SIZES = "1 2 4 8 16 24 32 48 64 96 128 160 192 224 256 320 384 448 512"
 
 
 def write_part(path: Path, part: str, scale: float, model: str, seed: int = 0) -> None:
@@ -102,6 +106,9 @@ def main() -> int:
         for part in parts
         for policy in args.policies.split(",")
     ]
+    others = {record["device"] for run in wanted if (record := _read(args.out, *run))} - {_device()}
+    if others and not args.table:
+        sys.exit(f"{args.out} holds runs on {', '.join(others)}; this is {_device()}: choose another --out.")
     deadline = time.monotonic() + 60 * args.minutes
     missing = [run for run in wanted if _num_left(args, run)]
     if not args.table:
@@ -120,6 +127,15 @@ def main() -> int:
 
 def _result(out: Path, part: str, mode: str, policy: str) -> Path:
     return out / f"{part}.{mode}.{policy}.json"
+
+
+@cache
+def _device() -> str:
+    """The name of the first GPU, else "cpu"; asked of the driver, which leaves no context on the device."""
+    if shutil.which("nvidia-smi") is None:
+        return "cpu"
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip()
 
 
 def _num_left(args: argparse.Namespace, run: tuple[str, str, str]) -> int:
@@ -157,7 +173,8 @@ def _run(
         if not file.exists():
             write_part(file, part, args.scale, args.model)
         model = ["--model-path", random_model_path(args.model), "--served-model-name", args.model]
-        flags = [*model, "--load-format", "dummy", "--max-total-tokens", "300000", *flags]
+        fixed = ["--load-format", "dummy", "--max-total-tokens", "300000"]
+        flags = [*model, *fixed, "--cuda-graph-bs-decode", *_GRAPH_SIZES.split(), *flags]
     command = [
         sys.executable, "-m", "sglang_blend", "bench", "--file", str(file),
         "--policies", ",".join(policies), "--warm-up", str(_WARM_UP), "--minutes", f"{minutes:.2f}",
@@ -170,10 +187,12 @@ def _run(
     seconds = time.monotonic() - start
     found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"runs": []}
     for policy in policies:
-        record = {"part": part, "mode": mode, "policy": policy, "flags": flags} | found
+        record = {"device": _device(), "part": part, "mode": mode, "policy": policy, "flags": flags} | found
         record["start_s"] = round(seconds - sum(run["wall_s"] for run in found["runs"]), 1)
         record["runs"] = _read(args.out, part, mode, policy).get("runs", [])
         record["runs"] += [run for run in found["runs"] if run["policy"] == policy]
+        if any(run["failed"] for run in record["runs"]):
+            record["error"] = "some requests failed: what was measured is another job"
         if done.returncode:
             record["error"] = f"exit code {done.returncode}; the engine's words are above"
         result = _result(args.out, part, mode, policy)

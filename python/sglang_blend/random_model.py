@@ -42,7 +42,10 @@ def random_model_path(name: str) -> str:
     allowed = ["tiny", *(known for known, config in CONFIGS.items() if config.get("model_type") == "llama")]
     if name not in allowed:
         raise ConfigError(f"no random model {name!r}; allowed are {', '.join(allowed)}.")
-    demo, folder = demo_model_path(), cache_dir("models") / f"random-{name}"
+    folder = cache_dir("models") / f"random-{name}"
+    if (folder / "config.json").exists():  # written last
+        return str(folder)
+    demo = demo_model_path()
     folder.mkdir(parents=True, exist_ok=True)
     for file in demo.iterdir():
         if file.suffix in (".json", ".jinja", ".txt") and file.name not in ("config.json", "checksums.json"):

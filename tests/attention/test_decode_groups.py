@@ -90,6 +90,36 @@ def test_following_the_batch_is_as_looking_at_it_anew(steps, break_even) -> None
             assert said(found) == said(naive_groups([s[:-1] for s in slots], break_even))
 
 
+def test_slots_that_are_exchanged_after_the_first_step_are_seen() -> None:
+    """Under the overlap schedule: the newcomer's own slots become another's before its second step."""
+    groups = DecodeGroups(FREE, settle_late=True)
+    slots = [np.arange(10), np.arange(50, 60)]
+    rows, lens = np.array([4, 7]), np.array([11, 11])
+
+    def fetch(at: np.ndarray) -> list[np.ndarray]:
+        return [slots[i] for i in at]
+
+    assert groups.update(rows, lens, fetch).runs == ()
+    slots[1] = slots[0]  # the cache had the same tokens; 50 to 59 are free again
+    assert groups.update(rows, lens + 1, fetch).private_start.tolist() == [10, 10]
+    slots.append(np.arange(50, 60))
+    rows, lens = np.array([4, 7, 9]), np.array([13, 13, 11])
+    assert groups.update(rows, lens, fetch).private_start.tolist() == [10, 10, 0]
+    for step in (1, 2):
+        found = groups.update(rows, lens + step, fetch)
+        assert said(found) == said(naive_groups(slots, FREE))
+
+
+def test_a_request_that_leaves_after_its_first_step_is_forgotten() -> None:
+    """Also if its row is taken at once."""
+    groups = DecodeGroups(FREE, settle_late=True)
+    groups.update(np.array([4, 7]), np.array([11, 11]), lambda at: [])
+    groups.on_prefill(np.array([7]))
+    groups.update(np.array([4, 7]), np.array([12, 5]), lambda at: [np.arange(10)] * len(at))
+    found = groups.update(np.array([4, 7]), np.array([13, 6]), lambda at: [np.arange(4)] * len(at))
+    assert found.private_start.tolist() == [4, 4]
+
+
 def test_a_reused_row_of_the_expected_length_is_a_newcomer() -> None:
     """A request ends and another takes its row with just the length that the first would have had."""
     groups = DecodeGroups(FREE)

@@ -29,7 +29,7 @@ def attend(
         scores.masked_fill_(torch.ones(n, m, dtype=torch.bool).triu(m - n + 1), -math.inf)
     lse = torch.logsumexp(scores, dim=-1)
     out = torch.einsum("hnm,mhd->nhd", torch.exp(scores - lse.unsqueeze(-1)), values)
-    return out.to(q.dtype), lse.T.contiguous() / math.log(2)
+    return out.to(q.dtype).contiguous(), lse.T.contiguous() / math.log(2)
 
 
 def int32(array: torch.Tensor) -> list[int]:
@@ -154,6 +154,15 @@ def merge_state(
     return (weighted[0] + weighted[1]).to(v_a.dtype), s
 
 
+def merge_into(
+    out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor, rows: torch.Tensor
+) -> None:
+    """Our kernel of this name."""
+    assert len(set(rows.tolist())) == len(rows), "a row twice"
+    assert all(t.is_contiguous() for t in (out, lse, part, part_lse, rows))
+    out[rows], lse[rows] = merge_state(out[rows], lse[rows], part, part_lse)
+
+
 class KvIndices:
     """SGLang's `create_flashinfer_kv_indices_triton`: the slots of each request, from `start` on."""
 
@@ -215,11 +224,14 @@ def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
 
     from sglang_blend.attention.break_even import BreakEven
     from sglang_blend.srt import attention_backend
-    from sglang_blend.srt.cuda.shared_attention import SharedPrefixFlashInferBackend
+    from sglang_blend.srt.cuda import shared_attention
 
+    shared_attention.merge_into = merge_into
     flashinfer_backend.torch = _TorchWithoutCuda()
     flashinfer_backend.create_flashinfer_kv_indices_triton = KvIndices()
     # Prefixes as short as a test's are worth sharing.
     free = BreakEven(group_tokens=1, reader_tokens=1)
-    attention_backend._make_backend = lambda runner: SharedPrefixFlashInferBackend(runner, free)
+    attention_backend._make_backend = lambda runner: shared_attention.SharedPrefixFlashInferBackend(
+        runner, free
+    )
     original(*args, **kwargs)

@@ -5,10 +5,11 @@ request that goes on has one token more than in the step before and was in no pr
 anything else is a newcomer's, even if it is known (rows are reused). Most steps change nothing, and then the
 same `SharedRuns` object comes back.
 
-Slots are looked at once, when a request joins. That is enough: slots that two requests have in common belong
-to the radix cache and are locked by both, so they stay while either runs. (With the overlap schedule SGLang
-may later exchange slots that a request has alone, for those of an equal prompt; the private part is always
-read through the row as it is.)
+Slots are looked at once. That is enough: slots that two requests have in common belong to the radix cache and
+are locked by both, so they stay while either runs. Under the overlap schedule the first decode step is
+started before the result of the prefill is processed, and only then the cache may give a request the slots of
+an equal prompt for its own, which are free from then on. So there a request shares nothing in its first step,
+and is looked at in the second.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ from sglang_blend.attention.shared_runs import IntArray, SharedRuns, SlotArray
 
 # Slots of the requests at these positions of the batch, each but its last token: that one is being decoded.
 FetchSlots = Callable[[IntArray], Iterable[SlotArray]]
+_NO_SLOTS: SlotArray = np.zeros(0, np.int32)
 
 
 class DecodeGroups:
-    """What the decode batch shares, updated with each step."""
+    """What the decode batch shares, updated with each step.
 
-    def __init__(self, break_even: BreakEven) -> None:
+    Args:
+        break_even: when it pays to read together.
+        settle_late: under the overlap schedule: a request's slots are final in its second decode step only.
+    """
+
+    def __init__(self, break_even: BreakEven, *, settle_late: bool = False) -> None:
+        self._settle_late = settle_late
+        self._unsettled: set[int] = set()  # rows in their first step, in the forest without slots
         self._forest = PrefixForest(break_even)
         self._rows: IntArray = np.zeros(0, np.int64)
         self._next_len: IntArray = np.zeros(0, np.int64)  # by row; 0 for rows that are not known
@@ -49,7 +58,7 @@ class DecodeGroups:
         """
         self._reserve(rows)
         goes_on = self._next_len[rows] == lens
-        if goes_on.all() and np.array_equal(rows, self._rows):
+        if goes_on.all() and np.array_equal(rows, self._rows) and not self._unsettled:
             self._next_len[rows] += 1
             return self._runs
         staying = np.zeros(len(self._next_len), np.bool_)
@@ -58,7 +67,14 @@ class DecodeGroups:
         for row in left.tolist():
             self._forest.leave(row)
         self._next_len[left] = 0
-        joined = np.flatnonzero(~goes_on)
+        settled = np.isin(rows, list(self._unsettled)) & goes_on
+        for row in rows[settled].tolist():
+            self._forest.leave(row)
+        new = ~goes_on
+        self._unsettled = set(rows[new].tolist()) if self._settle_late else set()
+        for row in self._unsettled:
+            self._forest.join(row, _NO_SLOTS)
+        joined = np.flatnonzero(settled if self._settle_late else new)
         for row, slots in zip(rows[joined].tolist(), fetch(joined), strict=True):
             self._forest.join(row, slots)
         self._next_len[rows] = lens + 1

@@ -41,10 +41,11 @@ class _Collected:
     def __init__(self) -> None:
         self.text: dict[str, str] = {}
         self.ok = self.failed = self.prompt_tokens = self.cached_tokens = self.output_tokens = 0
+        self.first_failure = ""
 
     def answer(self, line: BatchLine, answer: Answer) -> None:
         if answer.status_code != 200:
-            self.failed += 1
+            self._count_failure(f"status {answer.status_code}: {answer.body}")
             return
         self.ok += 1
         self.prompt_tokens += answer.prompt_tokens
@@ -53,7 +54,11 @@ class _Collected:
         self.text[line.custom_id] = "\0".join(_texts(answer.body))
 
     def fail(self, line: BatchLine, failure: Failure) -> None:
+        self._count_failure(failure.message)
+
+    def _count_failure(self, words: str) -> None:
         self.failed += 1
+        self.first_failure = self.first_failure or words
 
     def sync(self) -> None:
         pass
@@ -69,7 +74,7 @@ def run_all(config: WorkerConfig) -> dict[str, Any]:
     with BatchFile(config.path) as batch:
         contenders = [Contender.parse(text) for text in config.contenders]
         engine_argv = [*config.engine_argv, "--schedule-policy", contenders[0].policy]
-        job = JobConfig(file=config.path, window=config.window)
+        job = JobConfig(file=config.path, window=config.window, max_restarts=0)
         with (
             tempfile.TemporaryDirectory(prefix="sglang-blend-") as tmp,
             start_engine(engine_argv, job, Path(tmp) / "engine.log") as engine,
@@ -132,6 +137,8 @@ async def _run(
             progress, feeder=engine.feeder(spool, window), stop=Stop(), drain_timeout_s=0, send_hints=planned,
         )  # fmt: skip
     wall_s = time.monotonic() - start
+    if not results.ok:
+        raise EngineError(f"{contender.name}: all {len(spool)} requests failed; {results.first_failure}")
     after = await _totals(engine)
     did = {name: after[name] - before[name] for name in after}
     run = {

@@ -119,14 +119,17 @@ def extend_runs(
 class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
     """`--attention-backend blend` on the CPU platform; outputs as torch_native up to rounding."""
 
+    _settle_late = False
+
     def __init__(self, model_runner: ModelRunner, break_even: BreakEven = CPU) -> None:
         super().__init__(model_runner)
+        self._settle_late = not model_runner.server_args.disable_overlap_schedule
         self.start_sharing(break_even)
 
     def start_sharing(self, break_even: BreakEven) -> None:
         """Begin with an empty batch."""
         self.read_counts = ReadCounts()
-        self._groups = DecodeGroups(break_even)
+        self._groups = DecodeGroups(break_even, settle_late=self._settle_late)
         self._runs: SharedRuns | None = None
         self._levels: list[Level] = []
         self._decode_plan: DecodePlan | None = None

@@ -9,7 +9,7 @@ runs (queries of a run's readers side by side), and merge by log-sum-exp. No CUD
 and runs changes from step to step.
 
 SGLang 0.5.17: `FlashInferAttnBackend.init_forward_metadata`, `.forward_decode`,
-`FlashInferIndicesUpdaterDecode.call_begin_forward` (reads from `kv_start_idx`), `_safe_merge_state`.
+`FlashInferIndicesUpdaterDecode.call_begin_forward` (reads from `kv_start_idx`).
 FlashInfer 0.6: `BatchPrefillWithPagedKVCacheWrapper.plan`, `.forward_return_lse`; both kernels give the
 log-sum-exp to base 2.
 """
@@ -24,7 +24,6 @@ from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 from sglang.srt.layers.attention.flashinfer_backend import (
     DecodeMetadata,
     FlashInferAttnBackend,
-    _safe_merge_state,
 )
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.cuda_graph_config import Backend
@@ -36,6 +35,7 @@ from sglang_blend.attention.level_arrays import level_arrays
 from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns, SlotArray
 from sglang_blend.errors import ConfigError
+from sglang_blend.srt.cuda.merge import merge_into
 
 if TYPE_CHECKING:
     from sglang.srt.layers.radix_attention import RadixAttention
@@ -81,7 +81,8 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         refuse_unsupported(model_runner)
         super().__init__(model_runner)
         self.read_counts = ReadCounts()
-        self._groups = DecodeGroups(break_even)
+        late = not model_runner.server_args.disable_overlap_schedule
+        self._groups = DecodeGroups(break_even, settle_late=late)
         self._runs: SharedRuns | None = None
         self._levels: list[_Level] = []  # made when first needed, then planned anew
         self._num_levels = 0
@@ -142,11 +143,10 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
         scales = {"sm_scale": layer.scaling, "logits_soft_cap": layer.logit_cap}
         out, lse = self.decode_wrappers[0].forward_return_lse(query, kv_cache, **scales)
         for level in self._levels[: self._num_levels]:
-            rows = level.queries
             shared, shared_lse = level.wrapper.forward_return_lse(
-                query[rows], kv_cache, causal=False, **scales
+                query[level.queries], kv_cache, causal=False, **scales
             )
-            out[rows], lse[rows] = _safe_merge_state(out[rows], lse[rows], shared, shared_lse)
+            merge_into(out, lse, shared, shared_lse, level.queries)
         return out.view(-1, layer.tp_q_head_num * layer.head_dim)
 
     def _shared_runs(self, forward_batch: ForwardBatch) -> SharedRuns:
@@ -183,11 +183,12 @@ class SharedPrefixFlashInferBackend(FlashInferAttnBackend, CountsReads):
                 self._levels.append(_Level(self.workspace_buffer))
             level = self._levels[number]
             level.queries = torch.from_numpy(arrays.queries).to(device)
+            # `plan` reads the cuts on the host; given them on the GPU it would wait for it.
             level.wrapper.plan(
-                torch.from_numpy(arrays.qo_indptr).to(device),
-                torch.from_numpy(arrays.kv_indptr).to(device),
+                torch.from_numpy(arrays.qo_indptr),
+                torch.from_numpy(arrays.kv_indptr),
                 torch.from_numpy(arrays.kv_indices).to(device),
-                torch.ones(len(arrays.qo_indptr) - 1, dtype=torch.int32, device=device),
+                torch.ones(len(arrays.qo_indptr) - 1, dtype=torch.int32),
                 updater.num_qo_heads,
                 updater.num_kv_heads,
                 updater.head_dim,
