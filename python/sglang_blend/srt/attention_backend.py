@@ -73,7 +73,9 @@ def _make_backend(runner: ModelRunner) -> AttentionBackend:
 
         from sglang_blend.srt.cuda.shared_attention import SharedPrefixFlashInferBackend
 
-        return SharedPrefixFlashInferBackend(runner) if share else FlashInferAttnBackend(runner)
+        if share:
+            return SharedPrefixFlashInferBackend(runner)
+        return FlashInferAttnBackend(runner, init_new_workspace=runner.init_new_workspace)
     raise ConfigError(
         f"--attention-backend {ATTENTION_BACKEND} does not serve the device {runner.device!r}; leave it out."
     )

@@ -19,6 +19,8 @@ async def engine_facts(engine: Engine) -> EngineFacts:
     """
     manager, args = engine.tokenizer_manager, engine.server_args
     states = await manager.get_internal_state()
+    # PD-multiplexing computes a whole pass at once.
+    pass_tokens = args.max_prefill_tokens if args.enable_pdmux else None
     return EngineFacts(
         model_config=run_config(manager.model_config),
         device_name=device_name(),
@@ -29,5 +31,5 @@ async def engine_facts(engine: Engine) -> EngineFacts:
         policy=args.schedule_policy,
         shares_reads=shares_reads(args),
         mode="pdmux" if args.enable_pdmux else "mixed" if args.enable_mixed_chunk else "default",
-        chunk_tokens=args.chunked_prefill_size if (args.chunked_prefill_size or -1) > 0 else None,
+        chunk_tokens=args.chunked_prefill_size if (args.chunked_prefill_size or -1) > 0 else pass_tokens,
     )

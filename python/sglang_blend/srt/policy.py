@@ -205,7 +205,7 @@ class BlendSchedulePolicy(SchedulePolicy):
 
     def settle(self) -> None:
         """Release who has finished."""
-        finished = [rid for rid, running in self.running.items() if running.req.finished()]
+        finished = [rid for rid, running in self.running.items() if _has_left(running.req)]
         for rid in finished:
             self._finish(self.running.pop(rid))
 
@@ -371,6 +371,11 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._front.update(waiting_queue, self._num_arrived, self._num_admitted)
         self._front.bring(waiting_queue, head)
         self._num_arrived = self._num_admitted = 0
+
+
+def _has_left(req: Req) -> bool:
+    """Finished, or aborted by `retract_decode`, which takes its KV and notes no reason for its end."""
+    return req.finished() or (req.to_finish is not None and req.req_pool_idx is None)
 
 
 def keep_what_retracted_requests_computed() -> None:

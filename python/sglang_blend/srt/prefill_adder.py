@@ -14,6 +14,7 @@ SGLang 0.5.17: `PrefillAdder.add_one_req`, `_expected_new_tokens` and `AddReqRes
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,10 @@ class BlendPrefillAdder(PrefillAdder):
         # What the present request asks of the memory: own tokens, tokens to come, tokens newly locked.
         self._asked: tuple[int, float, int] = (0, 0.0, 0)
         super().__init__(*args, **kwargs)
+        self._is_parked = False
         num_decoding = self.cur_rem_token_offset  # so many requests will decode in this step: mixed chunk
-        if num_decoding and self.rem_chunk_tokens is not None:
+        self._is_mixed = bool(num_decoding) and self.rem_chunk_tokens is not None
+        if self._is_mixed:
             self.rem_chunk_tokens = policy.paced_prefill_tokens(num_decoding, self.rem_chunk_tokens)
 
     def _expected_new_tokens(self, req: Req, num_generated: int = 0) -> int:
@@ -81,6 +84,17 @@ class BlendPrefillAdder(PrefillAdder):
             self._policy.admit(req, rest_start)
         return verdict
 
+    def add_chunked_req(self, req: Req) -> Req | None:
+        """A prompt goes on, but not where a mixed step would have no memory for those that decode.
+
+        SGLang takes the next chunk whatever is free, and a mixed step decodes without asking. Parked, as
+        SGLang parks it for sliding windows, the chunk waits while decode runs alone and retracts.
+        """
+        if self._is_mixed and self.rem_total_tokens <= 0:
+            self._is_parked = True
+            return req
+        return super().add_chunked_req(req)
+
     def _refuse(self, req: Req, has_chunked_req: bool) -> AddReqResult | None:
         """Our own questions; None when there is nothing against the request."""
         policy = self._policy
@@ -90,11 +104,15 @@ class BlendPrefillAdder(PrefillAdder):
         is_idle = not (self.can_run_list or policy.running or has_chunked_req)
         if policy.is_stuck:
             return AddReqResult.NO_TOKEN
+        if self._is_parked:
+            return AddReqResult.OTHER
         if req.rid not in policy.candidates and not is_idle:
             return AddReqResult.OTHER
         rest = req.full_untruncated_fill_ids[len(req.prefix_indices) :]
         in_flight_len = self._in_flight_len(req, rest)
-        self._asked = (len(rest) - in_flight_len, self._remaining(waiting), self._newly_locked_len(req))
+        num_new = len(rest) - in_flight_len
+        until_end = self._remaining(waiting) + self._num_passes(num_new)
+        self._asked = (num_new, until_end, self._newly_locked_len(req))
         if policy.options.peak_admission and not is_idle and not self._has_room(waiting):
             self._num_refused += 1
             if self._num_refused <= _BACKFILL_TRIES:
@@ -107,6 +125,12 @@ class BlendPrefillAdder(PrefillAdder):
             policy.counters.skipped += 1
             return AddReqResult.SKIP
         return None
+
+    def _num_passes(self, num_new: int) -> int:
+        """Steps, beyond one, that such a prompt is computed in while others decode."""
+        if not self._is_mixed:
+            return 0
+        return max(math.ceil(num_new / max(self.rem_chunk_tokens, 1)) - 1, 0)
 
     def _has_room(self, waiting: Waiting) -> bool:
         side, peak = waiting.account, self._expected_peak()
