@@ -53,7 +53,7 @@ class EngineConfig:
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
             the bandwidth.
         pdmux_contention: slow-down of both sides while they share the device.
-        pdmux_splits: shares x to choose from.
+        pdmux_splits: shares x to choose from, rising; by default what SGLang offers on 132 multiprocessors.
         max_running: requests in the running batch.
         retry_steps: decode steps after which a refused admission is tried again (it is also at every finish).
         refresh_steps: steps between looks at the remaining work (n*, split of the multiprocessors).
@@ -74,7 +74,7 @@ class EngineConfig:
     step_overhead_s: float = 0.0005
     pdmux_bandwidth_gain: float = 2.75
     pdmux_contention: float = 1.05
-    pdmux_splits: tuple[float, ...] = (0.12, 0.18, 0.24, 0.3, 0.36, 0.42, 0.5, 0.6, 0.7, 0.8)
+    pdmux_splits: tuple[float, ...] = (20 / 132, 28 / 132, 36 / 132, 44 / 132, 52 / 132, 60 / 132)
     max_running: int = 4096
     retry_steps: int = 8
     refresh_steps: int = 8
@@ -115,10 +115,14 @@ class EngineConfig:
             step_overhead_s=measured.step_overhead_s or self.step_overhead_s,
             pdmux_bandwidth_gain=measured.bandwidth_gain or self.pdmux_bandwidth_gain,
             pdmux_contention=measured.contention or self.pdmux_contention,
+            pdmux_splits=measured.sm_shares or self.pdmux_splits,
         )
 
     def under(self, policy: str) -> EngineConfig:
-        """The same engine as a schedule policy of SGLang or of ours runs it; ours pace mixed chunk.
+        """The same engine as a schedule policy of SGLang or of ours runs it.
+
+        Ours pace mixed chunk, and divide the multiprocessors by the work that is left. Stock goes by the
+        number of decoding requests: from 36 on, nearly always here, decode has the largest share.
 
         Args:
             policy: one of `SIMULATED_POLICIES`.
@@ -137,7 +141,13 @@ class EngineConfig:
             )
         if (queue := _STOCK_QUEUES.get(policy)) is not None:
             return replace(
-                self, paced=False, admission="ratio", eviction="lru", new_prefixes="recompute", queue=queue
+                self,
+                paced=False,
+                admission="ratio",
+                eviction="lru",
+                new_prefixes="recompute",
+                queue=queue,
+                pdmux_splits=self.pdmux_splits[-1:],
             )
         allowed = ", ".join(SIMULATED_POLICIES)
         raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")
