@@ -48,3 +48,13 @@ def test_json_that_is_nested_too_deeply_is_refused() -> None:
         deep = [deep]
     with pytest.raises(TypeError):
         pack({"deep": deep})
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_carried_as_a_question_mark() -> None:
+    """Tool parsers of SGLang pass on what a model wrote as an escape."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send(ours, {"said": "smile \ud83d", 1: "é"})
+        message = receive(theirs)
+    assert message is not None
+    assert message.head == {"said": "smile ?", "1": "é"}

@@ -31,3 +31,13 @@ def test_the_head_is_at_the_front_whatever_happens_to_the_queue() -> None:
         num_arrived = rng.randrange(5)
         queue += [Req(f"r{num_made + i}") for i in range(num_arrived)]
         num_made += num_arrived
+
+
+def test_those_who_have_gone_are_forgotten() -> None:
+    """A night's requests pass through a short queue."""
+    front = FrontOfQueue()
+    for batch in range(1000):
+        queue = [Req(f"{batch}.{i}") for i in range(10)]
+        front.update(queue, num_arrived=10, num_admitted=10 if batch else 0)
+        front.bring(queue, queue[5:])
+    assert len(front._index) < 2000

@@ -194,3 +194,65 @@ def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
     tree.on_retracted(request)
     assert tree.node_of("r0") is not None
     tree.check_integrity()
+
+
+def test_a_request_that_is_aborted_after_its_retraction_holds_nothing(policy):
+    """It is gone from the queue before the next pass sees it there."""
+    request = _request(0, 1.0)
+    policy.calc_priority([request])
+    request.last_node = policy.tree_cache.root_node
+    policy.admit(request, 0)
+    request.reset_for_retract()
+    policy.calc_priority([])
+    assert not policy.running
+    assert sum(policy.accounts.used.values()) == 0
+
+
+def test_a_request_that_leaves_for_want_of_memory_holds_nothing(policy):
+    """`retract_decode` aborts the last one: its KV is gone, and nothing says that it has finished."""
+    request = _request(0, 1.0)
+    policy.calc_priority([request])
+    request.last_node = policy.tree_cache.root_node
+    policy.admit(request, 0)
+    request.to_finish = object()
+    request.req_pool_idx = None
+    policy.settle()
+    assert not policy.running
+
+
+def test_a_name_can_be_used_again_after_an_abort(policy):
+    """The new request runs, whether the first one waited or ran, and the first one never comes back."""
+    first, again, third = _request(0, 1.0), _request(0, 1.0), _request(0, 1.0)
+    policy.calc_priority([first, _request(1, 1.0)])
+    queue = [_request(1, 1.0), again, _request(2, 1.0)]
+    policy.calc_priority(queue)
+    assert policy.waiting(again).req is again
+    assert [req for req in queue if req.rid == "r0"] == [again]
+    again.last_node = policy.tree_cache.root_node
+    policy.admit(again, 0)
+    policy.calc_priority([third])
+    assert policy.waiting(third).req is third
+    assert not policy.running
+
+
+def test_without_a_radix_cache_nobody_leads(args):
+    """`--disable-radix-cache`: a match has no node."""
+    from sglang.srt.managers.schedule_policy import AddReqResult
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.chunk_cache import ChunkCache
+    from sglang.srt.server_args import set_global_server_args_for_scheduler
+
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+
+    set_global_server_args_for_scheduler(args)
+    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
+    cache = ChunkCache(CacheInitParams(True, None, allocator, 1))
+    policy = BlendSchedulePolicy("dual-scan", cache, False, False, False, server_args=args)
+    request = _request(0, 1.0)
+    policy.calc_priority([request])
+    adder = policy.get_prefill_adder_class()(
+        1, cache, allocator, SimpleNamespace(reqs=[]), 0.5, 16384, 8192, 0
+    )
+    request.init_next_round_input(cache)
+    assert adder.add_one_req(request, False, None) == AddReqResult.CONTINUE
+    assert adder.can_run_list == [request]

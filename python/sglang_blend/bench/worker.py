@@ -7,6 +7,7 @@ has a fresh process.
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import sys
 import tempfile
@@ -31,8 +32,6 @@ from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
 from sglang_blend.log import log_to_stderr
 from sglang_blend.perf.engine_config import SIMULATED_POLICIES
-
-_STARTED = time.monotonic()  # of this process
 
 
 class _Collected:
@@ -71,6 +70,7 @@ def _texts(body: dict[str, Any]) -> list[str]:
 
 def run_all(config: WorkerConfig) -> dict[str, Any]:
     """Start the engine, prepare once, run every contender on every shuffle."""
+    deadline = math.inf if config.minutes is None else time.monotonic() + 60 * config.minutes
     with BatchFile(config.path) as batch:
         contenders = [Contender.parse(text) for text in config.contenders]
         engine_argv = [*config.engine_argv, "--schedule-policy", contenders[0].policy]
@@ -83,7 +83,7 @@ def run_all(config: WorkerConfig) -> dict[str, Any]:
             ready = [(line, got) for line, got in engine.prepare(lines) if isinstance(got, Prepared)]
             if not ready:
                 raise InputError(f"{config.file} has no line that can be run.")
-            return asyncio.run(_run_contenders(batch, engine, ready, contenders, config))
+            return asyncio.run(_run_contenders(batch, engine, ready, contenders, config, deadline))
 
 
 async def _run_contenders(
@@ -92,6 +92,7 @@ async def _run_contenders(
     prepared: list[tuple[BatchLine, Prepared]],
     contenders: list[Contender],
     config: WorkerConfig,
+    deadline: float,
 ) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     tree_minimum = 0
@@ -109,7 +110,7 @@ async def _run_contenders(
         longest_s = 0.0
         for shuffle in range(config.first_shuffle, config.num_shuffles):
             start = time.monotonic()
-            if config.minutes is not None and start + longest_s > _STARTED + 60 * config.minutes:
+            if start + longest_s > deadline:
                 break
             rows = chosen if shuffle == 0 else np.random.default_rng(shuffle).permutation(chosen)
             for contender in contenders:

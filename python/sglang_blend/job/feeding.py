@@ -100,6 +100,8 @@ async def feed_planned(
     if sampled:
         on_phase(Phase.SAMPLE)
         await feed(sampled, run_one, free, is_stopping)
+        if is_stopping():
+            return
     on_phase(Phase.PLAN)
     await asyncio.to_thread(plan.make)
     on_phase(Phase.RUN)

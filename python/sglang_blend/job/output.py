@@ -6,16 +6,14 @@ Line order is the order of finishing: match on custom_id. A thread puts what was
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable
 
-import orjson
-
 from sglang_blend.errors import OutputError
 from sglang_blend.job.journal import Journal
 from sglang_blend.job.records import Record
+from sglang_blend.json_bytes import json_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +111,8 @@ class JobOutput:
 
 
 def record_line(record: Record) -> bytes:
-    """JSON with its \\n. What UTF-8 cannot carry (half a surrogate pair in a model's text) becomes `?`."""
-    try:
-        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
-    except orjson.JSONEncodeError:
-        return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    """JSON with its \\n."""
+    return json_bytes(record) + b"\n"
 
 
 class _SyncThread:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
+from sglang_blend.json_bytes import json_bytes
+
 ID_BYTES = np.dtype(np.int32).itemsize
 _LENGTHS = struct.Struct("<II")  # bytes of the head, bytes of the data
 
@@ -29,9 +31,9 @@ def pack(head: dict[str, Any], data: bytes = b"") -> bytes:
     """One frame.
 
     Raises:
-        TypeError: the head is no JSON, or nested deeper than orjson writes (254 levels).
+        TypeError: the head is no JSON, or nested too deeply.
     """
-    packed = orjson.dumps(head, option=orjson.OPT_NON_STR_KEYS)
+    packed = json_bytes(head)
     return _LENGTHS.pack(len(packed), len(data)) + packed + data
 
 

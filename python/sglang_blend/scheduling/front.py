@@ -30,6 +30,8 @@ class FrontOfQueue:
         self._num_dropped += num_admitted
         self._note(queue, range(min(self._front, len(queue))))
         self._note(queue, range(len(queue) - num_arrived, len(queue)))
+        if len(self._index) > 2 * len(queue) + 1024:  # of those who have gone
+            self._note_all(queue)
 
     def bring(self, queue: list[Any], head: Sequence[Any]) -> None:
         """Make `queue` start with `head`, in place."""

@@ -5,32 +5,29 @@ prefix stand next to each other, so without this rule one prefill batch would co
 One request leads, the others are skipped until its tokens are in the cache.
 
 Two prompts share uncached tokens only if both match the cache up to the same node and go on alike; so leaders
-are found by that node.
+are found by that node and the next token.
 """
 
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
 
 from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.scheduling.online_plan import common_prefix_len
 
-
-class _Leader(NamedTuple):
-    namespace: str
-    rest: array[int]
+# Cache node, namespace (requests of different ones never share), first token that is not cached.
+_Place = tuple[int, str, int | None]
 
 
 class InFlightPrefixes:
-    """The uncached parts of admitted prompts, by the cache node that they hang under."""
+    """The uncached parts of admitted prompts, by the place in the cache where they go on."""
 
     def __init__(self) -> None:
-        self._leaders: dict[int, dict[str, _Leader]] = {}
-        self._node_of: dict[str, int] = {}
+        self._leaders: dict[_Place, dict[str, array[int]]] = {}
+        self._place_of: dict[str, _Place] = {}
 
     def __len__(self) -> int:
-        return len(self._node_of)
+        return len(self._place_of)
 
     def lead(self, rid: str, node_id: int, namespace: str, rest: array[int]) -> None:
         """This request's prefill will bring `rest` under the node; once more after each chunk of it.
@@ -41,27 +38,30 @@ class InFlightPrefixes:
             rest: token ids that are not cached.
         """
         self.drop(rid)
-        self._leaders.setdefault(node_id, {})[rid] = _Leader(namespace, rest)
-        self._node_of[rid] = node_id
+        place = _place(node_id, namespace, rest)
+        self._leaders.setdefault(place, {})[rid] = rest
+        self._place_of[rid] = place
 
     def drop(self, rid: str) -> None:
         """Its tokens are in the cache, or will never be."""
-        node_id = self._node_of.pop(rid, None)
-        if node_id is not None:
-            leaders = self._leaders[node_id]
+        place = self._place_of.pop(rid, None)
+        if place is not None:
+            leaders = self._leaders[place]
             del leaders[rid]
             if not leaders:
-                del self._leaders[node_id]
+                del self._leaders[place]
 
     def clear(self) -> None:
         """Nothing is in flight."""
         self._leaders.clear()
-        self._node_of.clear()
+        self._place_of.clear()
 
     def shared_len(self, node_id: int, namespace: str, rest: array[int]) -> int:
         """Tokens of `rest` that a leader is computing; 0 if they are too few to wait for."""
-        longest = 0
-        for leader in self._leaders.get(node_id, {}).values():
-            if leader.namespace == namespace and leader.rest[:1] == rest[:1]:
-                longest = max(longest, common_prefix_len(leader.rest, rest))
+        leaders = self._leaders.get(_place(node_id, namespace, rest), {}).values()
+        longest = max((common_prefix_len(leader, rest) for leader in leaders), default=0)
         return longest if longest >= LEAST_SHARED_LEN else 0
+
+
+def _place(node_id: int, namespace: str, rest: array[int]) -> _Place:
+    return node_id, namespace, rest[0] if len(rest) else None

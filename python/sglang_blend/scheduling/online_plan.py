@@ -96,8 +96,10 @@ class OnlinePlan:
             self._later[newcomer.rid] = newcomer
             return Place(self._pool.number + 1, self._arrived, Side.NONE, np.inf, np.inf)
         self._pool.joined += 1
-        self._enter(newcomer, self._pool.place[neighbour])
-        return self._pool.place[newcomer.rid]
+        place = self._pool.place[newcomer.rid] = self._pool.place[neighbour]
+        self._pool.waiting.add(newcomer.rid)
+        insort(self._pool.in_order, _sort_key(newcomer))
+        return place
 
     def leave(self, rid: str) -> None:
         """A request waits no longer."""
@@ -116,25 +118,21 @@ class OnlinePlan:
             number=self._pool.number + 1, size=len(newcomers), waiting=set(left_over), place=left_over
         )
         for newcomer, place in zip(newcomers, places, strict=True):
-            self._enter(newcomer, place)
+            self._pool.place[newcomer.rid] = place
+            self._pool.waiting.add(newcomer.rid)
+        self._pool.in_order = sorted(map(_sort_key, newcomers))
         first, last = self._pool.in_order[0], self._pool.in_order[-1]
         if first[0] == last[0]:
             self._pool.common_len = common_prefix_len(first[1], last[1])
         self.num_plans += 1
         return dict(zip((newcomer.rid for newcomer in newcomers), places, strict=True))
 
-    def _enter(self, newcomer: Newcomer, place: Place) -> None:
-        self._pool.place[newcomer.rid] = place
-        self._pool.waiting.add(newcomer.rid)
-        insort(self._pool.in_order, (newcomer.namespace, newcomer.token_ids, newcomer.rid))
-
     def _neighbour(self, newcomer: Newcomer) -> str | None:
         """The request of the pool that shares the longest prefix, if it is long enough to join."""
         pool = self._pool
         if pool.joined >= _MOST_JOINED * pool.size:
             return None
-        key = (newcomer.namespace, newcomer.token_ids, newcomer.rid)
-        at = bisect_left(pool.in_order, key)
+        at = bisect_left(pool.in_order, _sort_key(newcomer))
         best, best_len = None, pool.common_len + JOIN_LEN - 1
         for namespace, token_ids, rid in pool.in_order[max(at - 1, 0) : at + 1]:
             if namespace == newcomer.namespace:
@@ -171,6 +169,10 @@ class OnlinePlan:
             Place(pool, rank, side[row], density[row], rest[row], shared[row])
             for row, rank in enumerate(schedule.rank.tolist())
         ]
+
+
+def _sort_key(newcomer: Newcomer) -> tuple[str, array[int], str]:
+    return newcomer.namespace, newcomer.token_ids, newcomer.rid
 
 
 def common_prefix_len(a: array[int], b: array[int]) -> int:

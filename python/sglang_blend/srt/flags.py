@@ -39,8 +39,11 @@ def with_engine_defaults(kwargs: dict[str, Any]) -> dict[str, Any]:
     return defaults | kwargs
 
 
-def server_args(argv: Sequence[str]) -> ServerArgs:
+def server_args(argv: Sequence[str], *, runs_steps: bool = True) -> ServerArgs:
     """Parse SGLang's flags, and our `--overlap` among them.
+
+    Args:
+        runs_steps: False where only the tokenizer is wanted: then the device is not asked how to overlap.
 
     Raises:
         ConfigError: a flag is unknown or its value is not allowed.
@@ -49,6 +52,8 @@ def server_args(argv: Sequence[str]) -> ServerArgs:
     on_cpu = isinstance(current_platform, BlendCpuPlatform)
     defaults = OFFLINE_DEFAULTS + (CPU_DEFAULTS if on_cpu else ())
     mode, given = split_overlap(argv)
+    if not runs_steps:
+        mode = "none"
     check_device(mode)
     if mode == "auto":
         mode = chosen_mode(lambda: _parsed([*defaults, *given]))

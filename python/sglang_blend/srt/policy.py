@@ -77,6 +77,8 @@ class BlendSchedulePolicy(SchedulePolicy):
         self.accounts = SideAccounts(None if self.cost is None else self.cost.token_s_ratio)
         self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
         self._arrived = 0
+        # Without a radix cache nobody finds what another one computes.
+        self.finds_leaders = self.options.leader_rule and not tree_cache.is_chunk_cache()
         self._cache = tree_cache if isinstance(tree_cache, BlendRadixCache) else None
         if self._cache is not None:
             self._cache.on_cached = self._on_cached
@@ -182,7 +184,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         return len(self._waiting)
 
     def _lead(self, req: Req, rest_start: int) -> None:
-        if self.options.leader_rule:
+        if self.finds_leaders:
             rest = req.origin_input_ids[rest_start:]
             self.in_flight.lead(req.rid, node_number(req.last_node), namespace(req), rest)
 
@@ -230,24 +232,41 @@ class BlendSchedulePolicy(SchedulePolicy):
         """Arrivals stand at the end of the queue; whoever is missing was aborted."""
         arrivals = []
         for req in reversed(waiting_queue):
-            if req.rid in self._waiting:
+            known = self._waiting.get(req.rid)
+            if known is not None and known.req is req:
                 break
             arrivals.append(req)
         for req in reversed(arrivals):
             self._arrive(req)
+        for running in [r for r in self.running.values() if _is_lost(r.req)]:
+            self._drop_running(running)
         if len(self._waiting) != len(waiting_queue):
             still_there = {req.rid for req in waiting_queue}
             for rid in [waiting.rid for waiting in self._waiting if waiting.rid not in still_there]:
-                self._waiting.remove(rid)
-                self._plan.leave(rid)
-                if self._cache is not None:
-                    self._cache.forget(rid)
+                self._drop_waiting(rid)
             self._changed = True
+
+    def _drop_waiting(self, rid: str) -> None:
+        self._waiting.remove(rid)
+        self._plan.leave(rid)
+        if self._cache is not None:
+            self._cache.forget(rid)
+
+    def _drop_running(self, running: Waiting) -> None:
+        """It was retracted, and aborted before it was seen in the queue again."""
+        del self.running[running.rid]
+        self._finish(running)
+        if self._cache is not None:
+            self._cache.forget(running.rid)
 
     def _arrive(self, req: Req) -> None:
         self._arrived += 1
         self._num_arrived += 1
         self._changed = True
+        if req.rid in self._waiting:  # an aborted one of the same name
+            self._drop_waiting(req.rid)
+        if (other := self.running.get(req.rid)) is not None and other.req is not req:
+            self._drop_running(other)
         before = self.running.pop(req.rid, None)
         if before is not None:  # retracted
             self.counters.retracted += 1
@@ -376,6 +395,11 @@ class BlendSchedulePolicy(SchedulePolicy):
 def _has_left(req: Req) -> bool:
     """Finished, or aborted by `retract_decode`, which takes its KV and notes no reason for its end."""
     return req.finished() or (req.to_finish is not None and req.req_pool_idx is None)
+
+
+def _is_lost(req: Req) -> bool:
+    """Retracted, so that it is in the waiting queue; whoever asks has looked there."""
+    return req.is_retracted and req.req_pool_idx is None
 
 
 def keep_what_retracted_requests_computed() -> None:

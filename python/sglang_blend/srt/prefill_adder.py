@@ -156,7 +156,7 @@ class BlendPrefillAdder(PrefillAdder):
         return self._num_refused > 0 and not self.can_run_list and not self._num_reserved
 
     def _in_flight_len(self, req: Req, rest: Any) -> int:
-        if not self._policy.options.leader_rule:
+        if not self._policy.finds_leaders:
             return 0
         return self._policy.in_flight.shared_len(node_number(req.last_node), namespace(req), rest)
 
@@ -179,7 +179,9 @@ class BlendPrefillAdder(PrefillAdder):
                 for waiting, length in zip(running, generated, strict=True)
             ]
             free = self.rem_total_tokens + self.rem_total_token_offset
-            shared = max(self._policy.mem_tokens - free - context.sum(), 0)
+            # The prompt that is computed in chunks counts whole in its context, and holds what it has so far.
+            to_come = sum(len(r.full_untruncated_fill_ids) - len(r.prefix_indices) for r in self.can_run_list)
+            shared = max(self._policy.mem_tokens - free - context.sum() + to_come, 0)
             # The prefixes that both sides go on with stay, though nobody may be holding them just now.
             kept = {n.id: len(n.key) for node in self._policy.next_nodes() for n in unlocked_path(node)}
             self._kept_nodes = kept.keys()

@@ -20,7 +20,7 @@ from sglang_blend.srt.serving import Serving, tokenizer_manager_alone
 def main(sock: socket.socket, argv: Sequence[str]) -> None:
     """Answer every chunk of lines with what becomes of each, in order, until the job is gone."""
     try:
-        manager, templates = tokenizer_manager_alone(server_args(argv))
+        manager, templates = tokenizer_manager_alone(server_args(argv, runs_steps=False))
     except BlendError as e:
         send(sock, {"error": str(e), "kind": type(e).__name__})
         return

@@ -26,9 +26,10 @@ def stream_group(policy: BlendSchedulePolicy, sm_counts: Sequence[tuple[int, int
         sm_counts: (prefill, decode) multiprocessors of each stream group.
     """
     measured = None if policy.cost is None else policy.cost.hardware.measured
-    work = policy.split_work()
-    if measured is None or measured.bandwidth_gain is None or work is None or len(sm_counts) < 3:
+    if measured is None or measured.bandwidth_gain is None or len(sm_counts) < 3:
         return None
+    work = policy.split_work()
+    assert work is not None, "there is a cost model"
     shares = [decode / (prefill + decode) for prefill, decode in sm_counts[1:-1]]
     return 1 + best_share(work, shares, measured.bandwidth_gain)
 
