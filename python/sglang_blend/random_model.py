@@ -14,7 +14,7 @@ import shutil
 import sys
 
 from sglang_blend.cache_dir import cache_dir
-from sglang_blend.demo_model import demo_model_path
+from sglang_blend.demo_model import CHECKSUMS, demo_model_path
 from sglang_blend.errors import ConfigError
 from sglang_blend.perf.shape_registry import CONFIGS
 
@@ -48,7 +48,7 @@ def random_model_path(name: str) -> str:
     demo = demo_model_path()
     folder.mkdir(parents=True, exist_ok=True)
     for file in demo.iterdir():
-        if file.suffix in (".json", ".jinja", ".txt") and file.name not in ("config.json", "checksums.json"):
+        if file.suffix in (".json", ".jinja", ".txt") and file.name not in ("config.json", CHECKSUMS):
             shutil.copy(file, folder / file.name)
     config = json.loads((demo / "config.json").read_text())
     if name == "tiny":
