@@ -1,6 +1,7 @@
 """The batch file: what is accepted, what is refused, and that one bad line costs one line."""
 
 import gzip
+import os
 from pathlib import Path
 
 import orjson
@@ -150,3 +151,10 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path: Path) -> None:
         BatchFile(tmp_path / "nowhere.jsonl")
     with pytest.raises(InputError, match="is a directory"):
         BatchFile(tmp_path)
+
+
+def test_a_stream_is_refused_because_a_job_reads_its_input_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (Path("-"), tmp_path / "pipe"):
+        with pytest.raises(InputError, match="reads its input more than once"):
+            BatchFile(place)

@@ -210,6 +210,66 @@ def test_an_engine_that_cannot_start_leaves_no_files(groups: JobConfig) -> None:
     assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
+def refuse_flags() -> EchoEngine:
+    raise ConfigError("no such flag")
+
+
+def test_flags_that_are_refused_lock_nothing_and_leave_no_folder(tmp_path: Path) -> None:
+    lines = [batch_line("good", "one two"), {"custom_id": "refused without an engine"}]
+    config = replace(write_batch(tmp_path / "b.jsonl", lines), output=tmp_path / "new" / "folder" / "o.jsonl")
+    with pytest.raises(ConfigError, match="no such flag"):
+        OfflineJob(config, engine_argv=["--seed", "1"]).run(refuse_flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
+    summary = OfflineJob(config, engine_argv=["--seed", "2"]).run(EchoEngine)
+    assert (summary.ok, summary.failed) == (1, 1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refusal_changes_nothing_of_a_finished_job(groups: JobConfig) -> None:
+    OfflineJob(groups).run(EchoEngine)
+    files = resolve_files(groups)
+    for path in (files.report_file, files.steps_file):
+        path.write_text("kept")
+    before = contents(groups.file.parent)
+    with pytest.raises(ConfigError, match="another job"):
+        OfflineJob(groups, engine_argv=["--tool-call-parser", "qwen25"]).run(EchoEngine)
+    assert contents(groups.file.parent) == before
+    with pytest.raises(ConfigError, match="no such flag"):
+        OfflineJob(replace(groups, overwrite=True)).run(refuse_flags)
+    assert contents(groups.file.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"question,answer\nwhy,because\nhow,so\n", "no line that is a JSON object"),
+        (b'[1]\n"text"\n\n', "no line that is a JSON object"),
+        (
+            b'{"instruction": "x", "input": "y"}\n{"instruction": "z"}\n',
+            "--prompt-column name one of inst",
+        ),
+        (
+            b'{"url": "http://x", "text": "y"}\n',
+            "jsonl, and with --prompt-column name one of text",
+        ),
+    ],
+)
+def test_an_input_of_another_kind_is_refused_as_a_whole(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        OfflineJob(JobConfig(file=path, output=tmp_path / "new" / "o.jsonl")).run(EchoEngine)
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_one_line_of_a_batch_file_makes_the_others_its_bad_lines(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('question,answer\n{"custom_id": "x"}\n')
+    assert OfflineJob(JobConfig(file=tmp_path / "b.jsonl")).run(EchoEngine).failed == 2
+
+
 def test_overwrite_starts_anew(groups: JobConfig) -> None:
     OfflineJob(groups).run(EchoEngine)
     engine = EchoEngine()

@@ -117,6 +117,18 @@ def test_a_parquet_job_goes_on_from_its_journal_and_from_the_finished_table(tmp_
     assert parquet.read_table(tmp_path / "b.output.parquet").sort_by("custom_id") == before
 
 
+def test_a_finished_file_is_not_converted_to_another_format(tmp_path: Path) -> None:
+    config = replace(write_batch(tmp_path / "b.jsonl", [batch_line("a", "one")]), output=tmp_path / "o.jsonl")
+    OfflineJob(config).run(EchoEngine)
+    as_parquet = replace(config, output_format="parquet")
+    with pytest.raises(ConfigError, match=r"as JSON Lines .* another --output, or pass --overwrite"):
+        OfflineJob(as_parquet).run(EchoEngine)
+    assert OfflineJob(replace(as_parquet, overwrite=True)).run(EchoEngine).ok == 1
+    assert parquet.read_table(tmp_path / "o.jsonl").num_rows == 1
+    with pytest.raises(ConfigError, match="as Parquet"):
+        OfflineJob(config).run(EchoEngine)
+
+
 def test_sorted_results_are_in_input_order_and_resumable(tmp_path: Path) -> None:
     lines = mixed_lines(60)
     config = replace(write_lines(tmp_path / "b.jsonl", lines), sort_output=True)

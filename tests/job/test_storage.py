@@ -144,6 +144,20 @@ def test_a_scheme_nobody_serves_is_told_in_a_sentence(tmp_path: Path) -> None:
         OfflineJob(JobConfig(file=Url("nosuch://x/b.jsonl"), work_dir=tmp_path)).run(never_started)
 
 
+def test_input_without_credentials_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    config = JobConfig(file=location("s3://bucket/b.jsonl"), output=tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match=r"cannot be fetched .*credentials"):
+        OfflineJob(config).run(never_started)
+
+
 def test_input_over_http_gives_results_in_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 checkpoint = Checkpoint(config, files, engine_argv)
 checkpoint.finished()                    # the summary of a job that is done; nothing is read
 checkpoint.identify(batch)               # results of another job stop this one here
-output, earlier = checkpoint.open(index) # what is done is marked in the index
+earlier = checkpoint.recover(index)      # what is done is marked in the index
+checkpoint.open()                        # from here on files change
 checkpoint.finish(summary, ...)
 """
 
@@ -29,6 +30,7 @@ from sglang_blend.job.records import Record, is_refusal
 from sglang_blend.job.result_file import ResultFile, folder_url, parts_folder
 from sglang_blend.job.source import stamp_of
 from sglang_blend.job.summary import Summary, Tally
+from sglang_blend.job.tables import PARQUET_MAGIC
 from sglang_blend.location import Location, remove, size_of
 
 
@@ -46,7 +48,8 @@ class Checkpoint:
         )
         self._errors = ResultFile(files.error_file, files.work_dir)
         self.output = JobOutput(self._answers, self._errors, fsync_interval_s=config.fsync_interval)
-        self._is_open = False
+        self._found = Recovered(bytearray(), bytearray(), Tally())
+        self.is_open = False
         with _readable(files.identity_file):
             self._known = None if config.overwrite else load_identity(files.identity_file)
         self._identity = JobIdentity(
@@ -64,6 +67,7 @@ class Checkpoint:
             return None
         same = mine.input_stamp is not None and known.input_stamp == mine.input_stamp
         with _readable(self._files.output):
+            self._refuse_other_format()
             if not same or known.finished.sizes != self._sizes():
                 return None
         if replace(mine, input_sha256=known.input_sha256).difference(known) is not None:
@@ -85,6 +89,8 @@ class Checkpoint:
         self._identity = replace(self._identity, input_sha256=batch.sha256())
         with _readable(self._files.output):
             self._refuse_other_form()
+            if not self._config.overwrite:
+                self._refuse_other_format()
             existing = [file.place for file in (self._answers, self._errors) if file.exists()]
         if self._config.overwrite or not existing:
             self._known = None
@@ -101,28 +107,31 @@ class Checkpoint:
         if difference is not None:
             raise ConfigError(f"{existing[0]} belongs to another job ({difference}): {choice}.")
 
-    def open(self, index: LineIndex) -> Tally:
-        """Read what earlier runs finished into `index`, and open `output` for the rest.
+    def recover(self, index: LineIndex) -> Tally:
+        """Read what earlier runs finished into `index`; changes no file.
 
         Returns:
             The counts of what is in the files.
+        """
+        if self._known is not None:
+            self._found = recover(index, self._answers, self._errors, is_final=self._is_final)
+            if self._config.keep_errors:  # they are what the earlier flags said
+                self._identity = replace(self._identity, refusals=self._known.refusals)
+        return self._found.tally
+
+    def open(self) -> None:
+        """Open `output` for what is not done yet. After `recover`.
 
         Raises:
             ConfigError: the identity cannot be written.
             OutputError: a damaged file cannot be mended.
         """
-        found = Recovered(bytearray(), bytearray(), Tally())
-        if self._known is not None:
-            found = recover(index, self._answers, self._errors, is_final=self._is_final)
-            if self._config.keep_errors:  # they are what the earlier flags said
-                self._identity = replace(self._identity, refusals=self._known.refusals)
         if isinstance(self._files.summary_file, Path):
             with contextlib.suppress(OSError):  # told when the summary is saved
                 self._files.summary_file.parent.mkdir(parents=True, exist_ok=True)
-        self._is_open = True
-        self.output.open(found.keep_answers, found.keep_errors)
+        self.is_open = True
+        self.output.open(self._found.keep_answers, self._found.keep_errors)
         self._identity.save(self._files.identity_file)
-        return found.tally
 
     def finish_files(self, index: LineIndex) -> None:
         """Bring both files into the form they were asked for. They are closed.
@@ -151,8 +160,7 @@ class Checkpoint:
 
     def forget(self) -> None:
         """Leave nothing of a job that was opened and wrote no record."""
-        if self._is_open:
-            remove(self._files.identity_file)
+        remove(self._files.identity_file)
 
     def _is_final(self, record: Record) -> bool:
         if self._config.keep_errors or self._config.retry_errors:
@@ -180,6 +188,24 @@ class Checkpoint:
             raise ConfigError(
                 f"{parts_folder(output)} exists already: pass --sharded-output to go on with it, or name "
                 "another --output."
+            )
+
+    def _refuse_other_format(self) -> None:
+        """A file that is done is not converted; only a local one is looked into.
+
+        Raises:
+            ConfigError: the output is Parquet and was to be JSON Lines, or the other way round.
+        """
+        output, wanted = self._files.output, self._files.output_format
+        if not isinstance(output, Path) or not size_of(output):
+            return
+        with output.open("rb") as file:
+            is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+        if is_parquet != (wanted == "parquet"):
+            found = "Parquet" if is_parquet else "JSON Lines"
+            raise ConfigError(
+                f"{output} exists already as {found} and is not converted: for {wanted} name another "
+                "--output, or pass --overwrite; either runs the job anew."
             )
 
 

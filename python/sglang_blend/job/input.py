@@ -103,6 +103,32 @@ class BatchFile:
                 yield parse_line(raw, number, offset)
             offset += num_bytes
 
+    def refuse_other_texts(self) -> None:
+        """Of a file where no line has a custom_id: refuse what cannot have been meant as a batch file.
+
+        Raises:
+            InputError: no line is a JSON object, or they are rows of a table.
+        """
+        reasons = (item for item in self.scan() if isinstance(item, Rejection))
+        first = next(reasons, None)
+        if first is None:
+            return  # a table without rows
+        if not first.is_readable and not any(item.is_readable for item in reasons):
+            reason = f"line {first.line_number}: {first.message.rstrip('.')}"
+            raise InputError(
+                f"--file {self.path} has no line that is a JSON object ({reason}): it must be a batch "
+                "file, or a table of prompts as JSON Lines or Parquet."
+            )
+        self._file.seek(first.offset)
+        row = orjson.loads(read_line(self._file).removeprefix(_UTF8_BOM)) if first.is_readable else {}
+        columns = [name for name in row if name not in ENVELOPE]
+        if columns and "custom_id" not in row:
+            raise InputError(
+                f"--file {self.path} has no custom_id on any line, as a batch file has: for a table of "
+                "prompts pass --input-format jsonl, and with --prompt-column name one of "
+                f"{cut(', '.join(columns), MAX_MESSAGE_CHARS)}."
+            )
+
     def item(self, offset: int, number: int) -> BatchLine | Rejection:
         """Read the line at `offset` again."""
         self._file.seek(offset)

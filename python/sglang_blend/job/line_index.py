@@ -84,6 +84,11 @@ class LineIndex:
         return len(self._numbers)
 
     @property
+    def has_custom_ids(self) -> bool:
+        """Whether any line has one that could be read."""
+        return len(self._hashes) > 0
+
+    @property
     def num_pending(self) -> int:
         """Accepted lines that are not done: what an engine is needed for."""
         return len(self._rows(accepted=True))

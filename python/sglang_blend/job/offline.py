@@ -10,8 +10,9 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sglang_blend.config import JobConfig, resolve_files
@@ -86,7 +87,10 @@ class OfflineJob:
         finished = checkpoint.finished()
         if finished is not None:
             return self._finished_earlier(finished)
-        with BatchFile(self._config.file, self.files.work_dir, self._config.reading) as batch:
+        with (
+            self._no_empty_folders(),
+            BatchFile(self._config.file, self.files.work_dir, self._config.reading) as batch,
+        ):
             if check is not None:
                 check()
             logger.info("Reading %s.", batch.path)
@@ -96,11 +100,11 @@ class OfflineJob:
                     with self._timed("read"):
                         checkpoint.identify(batch)
                         index = LineIndex.build(batch)
+                        if not index.has_custom_ids:
+                            batch.refuse_other_texts()
                         self._num_lines = len(index)
-                        self._earlier = checkpoint.open(index)
-                        if not self._earlier.total:
-                            self._forget_records()
-                    self._run_lines(batch, index, Results(output, self._tally), start_engine)
+                        self._earlier = checkpoint.recover(index)
+                    self._run_lines(batch, index, checkpoint, start_engine)
                 self._complete = self._num_not_run == 0
                 if self._complete:
                     checkpoint.finish_files(index)
@@ -116,24 +120,36 @@ class OfflineJob:
                     )  # fmt: skip
                 if self._complete or output.num_records:
                     self._save(summary)
-                else:
+                elif checkpoint.is_open:
                     checkpoint.forget()
                     self._forget_records()
         return summary
 
     def _run_lines(
-        self, batch: BatchFile, index: LineIndex, results: Results, start_engine: Callable[[], RunningEngine]
+        self,
+        batch: BatchFile,
+        index: LineIndex,
+        checkpoint: Checkpoint,
+        start_engine: Callable[[], RunningEngine],
     ) -> None:
-        for rejection in index.refused():
-            results.refuse(rejection)
+        num_refused = len(index) - self._earlier.total - index.num_pending
         logger.info(
             "%s: %d lines, %d finished earlier, %d refused, %d requests to run.",
-            batch.path, len(index), self._earlier.total, self._tally.failed, index.num_pending,
+            batch.path, len(index), self._earlier.total, num_refused, index.num_pending,
         )  # fmt: skip
-        if index.num_pending:
-            with self._timed("start_engine"):
-                self._engine = start_engine()
-            with self._engine:
+        with ExitStack() as stack:
+            if index.num_pending:
+                with self._timed("start_engine"):
+                    self._engine = start_engine()
+                stack.enter_context(self._engine)
+            # SGLang has accepted its flags: only now does anything change that earlier runs left.
+            if not self._earlier.total:
+                self._forget_records()
+            checkpoint.open()
+            results = Results(checkpoint.output, self._tally)
+            for rejection in index.refused():
+                results.refuse(rejection)
+            if self._engine is not None:
                 self._run_requests(batch, self._engine, index, results)
 
     def _run_requests(
@@ -219,6 +235,19 @@ class OfflineJob:
         for path in (steps, *other_ranks, self.files.runs_file, self.files.report_file):
             with contextlib.suppress(OSError):  # whoever cannot write there is told so where it matters
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _no_empty_folders(self) -> Iterator[None]:
+        """Folders that were made for files which then were not written do not stay."""
+        files = self.files
+        places = (files.output, files.error_file, files.summary_file, files.work_dir / "temporary")
+        folders = {f for place in places if isinstance(place, Path) for f in place.parents if not f.exists()}
+        try:
+            yield
+        finally:
+            for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+                with contextlib.suppress(OSError):  # there is something in it
+                    folder.rmdir()
 
     @property
     def _num_not_run(self) -> int:

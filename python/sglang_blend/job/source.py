@@ -15,7 +15,7 @@ from typing import IO
 
 from sglang_blend.errors import ConfigError, InputError, OutputError
 from sglang_blend.job.packing import Packing, TornError, packing_of_content, packing_of_name, unpack
-from sglang_blend.location import Location, Url
+from sglang_blend.location import Location, Url, remote_errors
 
 
 def stamp_of(place: Location) -> str | None:
@@ -27,8 +27,9 @@ def stamp_of(place: Location) -> str | None:
         if isinstance(place, Path):
             found = place.stat()
             return f"{place.resolve()} {found.st_size} {found.st_mtime_ns}"
-        file_system, path = place.connect()
-        info = file_system.info(path)
+        with remote_errors():
+            file_system, path = place.connect()
+            info = file_system.info(path)
     except (OSError, ConfigError):
         return None
     marks = [str(info[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "sha") if info.get(key)]
@@ -65,6 +66,10 @@ def open_plain(place: Location, work_dir: Path, *, named: str = "--file ") -> IO
 def _open_local(path: Path, named: str) -> IO[bytes]:
     if path.is_dir():
         raise InputError(f"{named}{path} is a directory: name one file.")
+    if str(path) == "-" or (path.exists() and not path.is_file()):
+        raise InputError(
+            f"{named}{path} is no file on a disk: a job reads its input more than once, so save it as one."
+        )
     if not path.exists():
         raise InputError(
             f"{named}{path} does not exist: name a batch file (.jsonl, .jsonl.gz, .parquet ...)."
