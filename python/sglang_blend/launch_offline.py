@@ -24,6 +24,11 @@ from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
 from sglang_blend.report.at_end import make_report
 
+DESCRIPTION = "Run a whole batch file (OpenAI Batch format), or table of prompts, through SGLang as one job."
+EPILOG = (
+    "Every SGLang server flag is passed through: --model-path (default: the demo model "
+    "SmolLM2-135M-Instruct), --tp-size, --context-length ...; --help-engine lists them all."
+)
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 128
 
 
@@ -74,8 +79,6 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split the command line into the job's options and SGLang's flags (left as they are)."""
-    if "--help-engine" in argv:
-        _print_engine_help()
     return make_parser().parse_known_args(argv)
 
 
@@ -83,9 +86,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line of the main job."""
     parser = argparse.ArgumentParser(
         prog="python -m sglang_blend.launch_offline",
-        description="Run a whole batch file (OpenAI Batch format) through SGLang as one job.",
-        epilog="Every SGLang server flag is passed through: --model-path (default: the demo model "
-        "SmolLM2-135M-Instruct), --tp-size, --context-length ...; --help-engine lists them all.",
+        description=f"{DESCRIPTION} `sglang-blend run` is the same.",
+        epilog=EPILOG,
         allow_abbrev=False,
     )
     add_cli_args(parser)
@@ -94,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_cli_args(parser: argparse.ArgumentParser) -> None:
     """Register the job's options, and those of the command around it."""
+    parser.add_argument("--help-engine", action=_EngineHelp, nargs=0, help="list SGLang's flags and exit")
     JobConfig.add_cli_args(parser)
     ClusterConfig.add_cli_args(parser)
     parser.add_argument(
@@ -165,10 +168,11 @@ def start_engine(
     )
 
 
-def _print_engine_help() -> None:
-    from sglang_blend.srt.flags import server_args
+class _EngineHelp(argparse.Action):
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        from sglang_blend.srt.flags import server_args
 
-    server_args(["--help"])  # prints and exits
+        server_args(["--help"])  # prints and exits
 
 
 if __name__ == "__main__":

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from sglang_blend import launch_offline
+from sglang_blend.cli import make_parser
+from sglang_blend.cli.reference import subcommands
+
 GOOD_LINE = '{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "hi"}}\n'
 
 
-def launch(*args: object) -> subprocess.CompletedProcess[str]:
+def launch(*args: object, input: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "sglang_blend.launch_offline", *map(str, args)],
         capture_output=True,
         text=True,
         check=False,
+        input=input,
     )
 
 
@@ -72,18 +77,18 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_all_bad_need_no_engine(tmp_path: Path) -> None:
-    (tmp_path / "b.jsonl").write_text("not json\n")
+    (tmp_path / "b.jsonl").write_text('{"custom_id": "a"}\n')
     done = launch("--file", tmp_path / "b.jsonl")
     if "fork install" in done.stderr:
         pytest.skip("the forked SGLang is not installed here")
     assert done.returncode == 1
-    assert "0 ok, 1 failed (invalid_json_line 1)" in done.stdout
+    assert "0 ok, 1 failed (missing_required_parameter 1)" in done.stdout
     assert (tmp_path / "b.errors.jsonl").read_text().count("\n") == 1
 
 
 @pytest.mark.alone
 def test_a_finished_job_given_again_returns_at_once_with_the_same_words(tmp_path: Path) -> None:
-    (tmp_path / "b.jsonl").write_text("not json\n")
+    (tmp_path / "b.jsonl").write_text('{"custom_id": "a"}\n')
     first = launch("--file", tmp_path / "b.jsonl")
     if "fork install" in first.stderr:
         pytest.skip("the forked SGLang is not installed here")
@@ -91,7 +96,7 @@ def test_a_finished_job_given_again_returns_at_once_with_the_same_words(tmp_path
     again = launch("--file", tmp_path / "b.jsonl")
     assert time.monotonic() - started < 2
     assert again.returncode == first.returncode == 1
-    assert "0 ok, 1 failed (invalid_json_line 1); 1 of them finished earlier" in again.stdout
+    assert "0 ok, 1 failed (missing_required_parameter 1); 1 of them finished earlier" in again.stdout
     assert "nothing to do" in again.stderr
 
 
@@ -100,6 +105,27 @@ def test_options_that_exclude_each_other_and_parameters_that_are_no_json(tmp_pat
     assert "not allowed with" in refused(both)
     assert "--params '[1]' must be a JSON object" in refused(launch("--file", tmp_path, "--params", "[1]"))
     assert "--fsync-interval 0.0" in refused(launch("--file", tmp_path, "--fsync-interval", 0))
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    said = refused(launch("--file", "/dev/stdin", "--output", tmp_path / "o.jsonl", input="x\n"))
+    assert "more than once" in said
+
+
+def test_both_command_lines_take_the_same_options_and_say_the_same_of_them() -> None:
+    (run,) = (p for p in subcommands(make_parser()) if p.prog == "sglang-blend run")
+    job = launch_offline.make_parser()
+    assert [action.option_strings for action in run._actions] == [a.option_strings for a in job._actions]
+    assert ["--help-engine"] in [action.option_strings for action in run._actions]
+    assert str(job.epilog) in str(run.epilog)
+
+
+@pytest.mark.engine
+def test_the_flags_of_sglang_are_listed() -> None:
+    command = [sys.executable, "-m", "sglang_blend", "run", "--help-engine"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--chunked-prefill-size" in done.stdout
 
 
 def test_help_is_quick_and_names_the_way_to_all_flags() -> None:

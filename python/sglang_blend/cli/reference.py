@@ -12,19 +12,19 @@ from sglang_blend.launch_offline import make_parser as make_job_parser
 def command_line_reference() -> str:
     """Every command with its options."""
     sections = list(_section(make_job_parser()))
-    for parser in _subcommands(make_parser()):
+    for parser in subcommands(make_parser()):
         sections += _section(parser)
     return "\n".join(sections)
 
 
-def _subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def subcommands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """Those that do something themselves: `fork build`, not `fork`."""
     groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     if not groups:
         yield parser
     for group in groups:
         for inner in group.choices.values():
-            yield from _subcommands(inner)
+            yield from subcommands(inner)
 
 
 def _section(parser: argparse.ArgumentParser) -> Iterator[str]:

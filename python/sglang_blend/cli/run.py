@@ -12,9 +12,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "run",
         help="run a batch file",
-        description="Run a whole batch file through SGLang as one job; the same as"
-        " python -m sglang_blend.launch_offline.",
-        epilog="example: sglang-blend run --file batch.jsonl. Every SGLang server flag is passed through.",
+        description=f"{launch_offline.DESCRIPTION} `python -m sglang_blend.launch_offline` is the same.",
+        epilog=f"example: sglang-blend run --file batch.jsonl. {launch_offline.EPILOG}",
+        allow_abbrev=False,
     )
     launch_offline.add_cli_args(parser)
     parser.set_defaults(run=run, takes_engine_flags=True)
