@@ -70,6 +70,13 @@ def _line(number: int) -> dict[str, object]:
     return {"custom_id": f"q{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
+@pytest.mark.engine
+def test_the_program_that_the_python_page_shows_first_ends(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text((ROOT / "docs" / "python.md").read_text().split("```")[1][7:])
+    program = [sys.executable, str(tmp_path / "program.py")]
+    assert "Paris" in subprocess.run(program, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a reader of the docs stands: in the repository, with files of his own."""
