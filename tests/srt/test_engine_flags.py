@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine_flags import SAME_ANSWERS, answer_flags
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -54,3 +55,11 @@ def test_flags_that_change_answers_are_compared(options: set[str]) -> None:
 
 def test_every_entry_of_the_list_is_about_a_flag_that_exists(options: set[str]) -> None:
     assert [start for start in SAME_ANSWERS if not any(o[2:].startswith(start) for o in options)] == []
+
+
+def test_a_model_that_is_not_there_is_named() -> None:
+    """Not as a name that the model hub would refuse."""
+    from sglang_blend.srt.flags import server_args
+
+    with pytest.raises(ConfigError, match="--model-path /nope/model does not exist"):
+        server_args(["--tp-size", "1", "--model-path", "/nope/model"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sglang.srt.platforms import current_platform
@@ -73,4 +75,15 @@ def _parsed(argv: list[str]) -> ServerArgs:
             f"{reason}; --help lists this command's flags, --help-engine those of SGLang."
         ) from e
     except (ValueError, AssertionError, OSError) as e:
-        raise ConfigError(f"SGLang refuses these flags: {e}") from e
+        model = _model_path(argv)
+        if model.startswith(("/", ".", "~")) and not Path(model).exists():
+            raise ConfigError(f"--model-path {model} does not exist.") from e
+        raise ConfigError(f"SGLang refuses these flags (--model-path {model}): {e}") from e
+
+
+def _model_path(argv: Sequence[str]) -> str:
+    """The last value of `--model-path` or `--model`; SGLang has not parsed them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model-path", "--model", default="")
+    model: str = parser.parse_known_args(list(argv))[0].model_path
+    return model
