@@ -105,7 +105,7 @@ REFUSED = {
             "url": "/v1/embeddings",
             "body": {"input": "x", "model": "m"},
         },
-        "invalid_value",
+        "url_mismatch",
     ),
     "url": (chat("url") | {"url": "/v1/images"}, "invalid_url"),
 }

@@ -1,6 +1,7 @@
 """Prepares a batch file by SGLang's own tokenizer manager, as the engine has it, and as the workers do.
 
-    python equal_preparation.py FILE...      # prints the number of lines; fails at the first that differs
+    python equal_preparation.py FILE...      # prints the number of lines, and of those with the LoRA adapter
+                                             # `ad`; fails at the first that differs
 
 A process of its own, because importing SGLang takes long and leaves its mark on the process.
 """
@@ -20,34 +21,40 @@ from sglang_blend.srt.serving import Serving, tokenizer_manager_alone
 
 
 class Recording(Serving):
-    """Keeps the sampling parameters of the request that SGLang would run."""
+    """Keeps the sampling parameters and the adapter of the request that SGLang would run."""
 
     def _prepared(self, adapted, token_ids):
-        self.sampling_params = adapted.sampling_params
+        self.seen = adapted.sampling_params, adapted.lora_path
         return super()._prepared(adapted, token_ids)
 
 
 def prepare(serving: Recording, line: BatchLine) -> tuple[object, ...]:
-    serving.sampling_params = None
+    serving.seen = None, None
     prepared = serving.prepare(line)
-    return prepared, serving.sampling_params
+    return prepared, *serving.seen
 
 
 def main() -> None:
-    args = server_args(["--model-path", str(demo_model_path()), "--served-model-name", "demo"])
+    flags = ["--model-path", str(demo_model_path()), "--served-model-name", "demo", "--enable-lora"]
+    flags += ["--lora-paths", "ad=a folder that only the engine reads"]
+    args = server_args(flags)
+    args.check_server_args()
     theirs = Recording(*init_tokenizer_manager(args, PortArgs.init_new(args)))
-    manager, templates = tokenizer_manager_alone(args)
+    manager, templates = tokenizer_manager_alone(server_args(flags))
+    assert manager.lora_ref_cache == theirs._manager.lora_ref_cache != {}
     skip_offsets(manager.tokenizer)
     ours = Recording(manager, templates)
-    num_lines = 0
+    num_lines = num_adapted = 0
     for path in sys.argv[1:]:
         with BatchFile(Path(path)) as batch:
             for line in batch.scan():
                 if isinstance(line, BatchLine):
                     sent = BatchLine(**orjson.loads(orjson.dumps(line._asdict())))
-                    assert prepare(ours, sent) == prepare(theirs, line), f"{path}: {line.custom_id} differs"
+                    found = prepare(ours, sent)
+                    assert found == prepare(theirs, line), f"{path}: {line.custom_id} differs"
                     num_lines += 1
-    print(num_lines)
+                    num_adapted += found[2] == "ad" and found[0].namespace.startswith("ad\0")
+    print(num_lines, num_adapted)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import pytest
 import sglang_blend
 from sglang_blend.core import RequestTable, build_prefix_tree
 from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.job.input import BatchLine
 
 # Importing SGLang warns of kernels that this machine lacks.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -261,6 +262,24 @@ def test_an_interrupted_list_leaves_the_engine_usable(engine: Any) -> None:
         engine.generate(PROMPTS, ENDLESS)
     assert_idle(engine)
     assert len(engine.generate(PROMPTS, GREEDY)) == 24
+
+
+def test_a_request_that_sglang_aborts_has_failed(engine: Any) -> None:
+    """SGLang's answer has status 200 and the finish_reason "abort", which OpenAI's clients do not know.
+
+    Here the grammar ends before `min_tokens`, which forbids the end: no token is left.
+    """
+    from sglang_blend.srt.serving import Serving
+
+    serving = Serving(engine.tokenizer_manager, engine.template_manager)
+    body = {"prompt": "Hello", "regex": "a", "min_tokens": 8, "temperature": 0}
+    line = BatchLine(1, 0, "aborted", "/v1/completions", body)
+    prepared = serving.prepare(line)
+    answer = asyncio.run(engine.loop.run(serving.answer(line, prepared.token_ids, 0)))
+    error = answer.body["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (500, "server_error", "server_error")
+    assert "aborted" in error["message"]
+    assert_idle(engine)
 
 
 def test_a_bar_is_drawn_on_request(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:

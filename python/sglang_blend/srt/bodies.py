@@ -35,6 +35,16 @@ _PARAMS = (
     ("LoRA adapter", "model"),
 )
 
+# For a choice that ends with SGLang's `FINISH_ABORT`. Its OpenAI answers drop the reason; the log has it.
+ABORTED = {
+    "error": {
+        "message": "SGLang aborted the request while it ran; its reason is in the engine's log.",
+        "type": "server_error",
+        "param": None,
+        "code": "server_error",
+    }
+}
+
 
 def rejection_from_validation(line: BatchLine, error: ValidationError) -> Rejection:
     """The error of the shortest path: with a union, pydantic lists one for each member it tried."""

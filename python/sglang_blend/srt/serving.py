@@ -30,11 +30,18 @@ from sglang.srt.parser.template_detection import resolve_auto_parsers
 from sglang.srt.parser.template_manager import TemplateManager
 from sglang.srt.server_args import ServerArgs
 
+from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine import Answer, Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
 from sglang_blend.scheduling.hints import HINTS_KEY
-from sglang_blend.srt.bodies import error_body, rejection_from_message, rejection_from_validation
+from sglang_blend.srt.bodies import (
+    ABORTED,
+    error_body,
+    rejection,
+    rejection_from_message,
+    rejection_from_validation,
+)
 from sglang_blend.srt.choices import merge_choices, request_rid
 from sglang_blend.srt.token_ids import unknown_token_id
 
@@ -57,7 +64,18 @@ class _TokenizerManagerAlone(TokenizerManager):
 
 
 def tokenizer_manager_alone(server_args: ServerArgs) -> tuple[TokenizerManager, TemplateManager]:
-    """The managers as the engine makes them (`Engine._launch_subprocesses`, 0.5.17), without the engine."""
+    """The managers as the engine makes them (`Engine._launch_subprocesses`, 0.5.17), without the engine.
+
+    Args:
+        server_args: changed, and fresh: SGLang's check makes `LoRARef`s of the adapters, and takes none.
+
+    Raises:
+        ConfigError: SGLang refuses its flags for LoRA.
+    """
+    try:
+        server_args.check_lora_server_args()  # the part of `check_server_args` that asks for no device
+    except (ValueError, AssertionError) as e:
+        raise ConfigError(f"SGLang refuses these flags: {e}") from e
     if "auto" in (server_args.reasoning_parser, server_args.tool_call_parser):
         resolve_auto_parsers(server_args)
     return init_tokenizer_manager(server_args, None, _TokenizerManagerAlone)
@@ -84,6 +102,11 @@ class Serving:
     def prepare(self, line: BatchLine) -> Prepared | Rejection:
         """Validate the body as SGLang would and tokenize it; nothing is sent to the scheduler."""
         endpoint = self._endpoints[line.url]
+        if (line.url == "/v1/embeddings") == self._manager.is_generation:
+            kind = "generates text; --is-embedding starts it for embeddings"
+            if not self._manager.is_generation:
+                kind = "was started for embeddings and generates no text"
+            return rejection(line, "url_mismatch", f"url is {line.url}, but the model {kind}.", param="url")
         try:
             request = endpoint.request_class.model_validate(line.body)
             unknown = unknown_token_id(line, self._manager.model_config.vocab_size)
@@ -94,6 +117,7 @@ class Serving:
                 return rejection_from_message(line, reason)
             adapted, _ = endpoint.serving._convert_to_internal_request(request)
             token_ids = self._first_prompt_ids(adapted)
+            adapted.sampling_params = adapted.sampling_params or {}  # an embedding has none yet
             self._manager._validate_one_request(adapted, list(token_ids))
         except ValidationError as e:
             return rejection_from_validation(line, e)
@@ -130,7 +154,10 @@ class Serving:
         for result in results:
             if isinstance(result, Response):
                 return Answer(result.status_code, error_body(result), 0, 0, 0)
-        return self._answer_200(request, merge_choices([r.model_dump(mode="json") for r in results]))
+        bodies = [r.model_dump(mode="json") for r in results]
+        if any(choice["finish_reason"] == "abort" for body in bodies for choice in body.get("choices", ())):
+            return Answer(500, ABORTED, 0, 0, 0)
+        return self._answer_200(request, merge_choices(bodies))
 
     def _one_choice_each(self, request: Any, number: int) -> list[Any]:
         """The request n times with n = 1, each with a rid for each of its prompts; changes the request."""
