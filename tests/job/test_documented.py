@@ -33,7 +33,7 @@ def test_every_option_about_files_is_explained() -> None:
     JobConfig.add_cli_args(parser)
     options = {option for action in parser._actions for option in action.option_strings}
     named = set(re.findall(r"--[a-z][a-z-]+", DOCS))
-    assert named - {"--context-length"} <= options
+    assert named - {"--context-length", "--is-embedding", "--enable-deterministic-inference"} <= options
     about_files = {
         "--output", "--overwrite", "--no-resume", "--keep-errors", "--retry-errors", "--fsync-interval",
         "--work-dir", "--sort-output", "--output-format", "--input-format", "--prompt-column", "--id-column",
