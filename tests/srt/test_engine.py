@@ -267,15 +267,23 @@ def test_an_interrupted_list_leaves_the_engine_usable(engine: Any) -> None:
 def test_a_request_that_sglang_aborts_has_failed(engine: Any) -> None:
     """SGLang's answer has status 200 and the finish_reason "abort", which OpenAI's clients do not know.
 
-    Here the grammar ends before `min_tokens`, which forbids the end: no token is left.
+    Here the grammar ends before `min_tokens`, which forbids the end: no token is left, to sample from either
+    (patch 0014).
     """
     from sglang_blend.srt.serving import Serving
 
     serving = Serving(engine.tokenizer_manager, engine.template_manager)
-    body = {"prompt": "Hello", "regex": "a", "min_tokens": 8, "temperature": 0}
-    line = BatchLine(1, 0, "aborted", "/v1/completions", body)
-    prepared = serving.prepare(line)
-    answer = asyncio.run(engine.loop.run(serving.answer(line, prepared.token_ids, 0)))
+
+    async def answer_to(number: int, **params: Any) -> Any:
+        line = BatchLine(1, 0, "a", "/v1/completions", {"prompt": "Hello", **params})
+        return await serving.answer(line, serving.prepare(line).token_ids, number)
+
+    async def both() -> Any:
+        sampled = answer_to(1, temperature=1, max_tokens=12)
+        return await asyncio.gather(answer_to(0, regex="a", min_tokens=8, temperature=1), sampled)
+
+    answer, other = asyncio.run(engine.loop.run(both()))
+    assert other.status_code == 200
     error = answer.body["error"]
     assert (answer.status_code, error["type"], error["code"]) == (500, "server_error", "server_error")
     assert "aborted" in error["message"]
