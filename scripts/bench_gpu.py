@@ -36,6 +36,7 @@ MODEL = "llama-3-8b"
 _VOCABULARY = 40_000  # of the demo model's tokenizer, 49,152, without its special tokens
 _GROUPS = 60
 _WARM_UP = 32
+_LEAST_S = 10.0  # no engine is started with less time left
 # SGLang's CUDA graphs end at a batch of 256 on one GPU; `long` decodes up to 480 requests at a time.
 _GRAPH_SIZES = "1 2 4 8 16 24 32 48 64 96 128 160 192 224 256 320 384 448 512"
 
@@ -115,7 +116,7 @@ def main() -> int:
         for (part, mode, _, first), group in groupby(missing, key=lambda run: _engine(args, run)):
             policies = [policy for _, _, policy in group]
             left_s = deadline - time.monotonic()
-            if left_s < _expected_s(args.out, part, len(policies)):
+            if left_s < max(_expected_s(args.out, part, len(policies)), _LEAST_S):
                 break
             _run(args, flags, part, mode, policies, first, left_s / 60)
     missing = [run for run in wanted if _num_left(args, run)]
@@ -186,19 +187,27 @@ def _run(
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     seconds = time.monotonic() - start
     found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {"runs": []}
+    start_s = round(seconds - sum(run["wall_s"] for run in found["runs"]), 1)
     for policy in policies:
-        record = {"device": _device(), "part": part, "mode": mode, "policy": policy, "flags": flags} | found
-        record["start_s"] = round(seconds - sum(run["wall_s"] for run in found["runs"]), 1)
-        record["runs"] = _read(args.out, part, mode, policy).get("runs", [])
-        record["runs"] += [run for run in found["runs"] if run["policy"] == policy]
-        if any(run["failed"] for run in record["runs"]):
-            record["error"] = "some requests failed: what was measured is another job"
+        record = {"device": _device(), "part": part, "mode": mode, "policy": policy, "flags": flags}
+        record = _merged(_read(args.out, part, mode, policy), record | {"start_s": start_s}, found)
         if done.returncode:
             record["error"] = f"exit code {done.returncode}; the engine's words are above"
         result = _result(args.out, part, mode, policy)
         partial = result.with_suffix(".tmp")
         partial.write_text(json.dumps(record, indent=1))
         partial.rename(result)
+
+
+def _merged(earlier: dict[str, Any], record: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What earlier calls measured of a configuration, and the runs of this one, which may be none."""
+    merged = earlier | record
+    merged["runs"] = earlier.get("runs", []) + [r for r in found["runs"] if r["policy"] == record["policy"]]
+    if found["runs"]:
+        merged["tree_minimum_prompt_tokens"] = found["tree_minimum_prompt_tokens"]
+    if any(run["failed"] for run in merged["runs"]):
+        merged["error"] = "some requests failed: what was measured is another job"
+    return merged
 
 
 def _read(out: Path, part: str, mode: str, policy: str) -> dict[str, Any]:

@@ -104,3 +104,18 @@ def test_a_configuration_goes_on_with_its_next_shuffle(bench_gpu, tmp_path):
     assert left == {"fcfs": 1, "fcfs@dfs": 1, "lpm": 0, "dual-scan": 3}
     engine = bench_gpu._engine(args, ("blend", "none", "fcfs"))
     assert engine == bench_gpu._engine(args, ("blend", "none", "fcfs@dfs")) == ("blend", "none", "fcfs", 2)
+
+
+def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu):
+    """Runs are added to those of earlier calls; a failed request makes the configuration a failed one."""
+    runs = [{"policy": "fcfs", "shuffle": n, "wall_s": 1.0, "failed": 0} for n in range(2)]
+    other = {"policy": "fcfs@dfs", "shuffle": 0, "wall_s": 1.0, "failed": 0}
+    first = {"runs": [runs[0], other], "tree_minimum_prompt_tokens": 7}
+    record = bench_gpu._merged({}, {"policy": "fcfs", "start_s": 5.0}, first)
+    assert (record["runs"], record["tree_minimum_prompt_tokens"]) == (runs[:1], 7)
+    for nothing in ({"runs": []}, {"runs": [], "tree_minimum_prompt_tokens": 0}):
+        assert bench_gpu._merged(record, {"policy": "fcfs", "start_s": 5.0}, nothing) == record
+    again = {"runs": [runs[1] | {"failed": 1}], "tree_minimum_prompt_tokens": 7}
+    record = bench_gpu._merged(record, {"policy": "fcfs", "start_s": 5.0}, again)
+    assert [run["shuffle"] for run in record["runs"]] == [0, 1]
+    assert "error" in record

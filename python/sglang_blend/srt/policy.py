@@ -253,7 +253,7 @@ class BlendSchedulePolicy(SchedulePolicy):
             self._cache.forget(rid)
 
     def _drop_running(self, running: Waiting) -> None:
-        """It was retracted, and aborted before it was seen in the queue again."""
+        """It runs no more, and nothing said so: retracted and then aborted, or its name is another's now."""
         del self.running[running.rid]
         self._finish(running)
         if self._cache is not None:

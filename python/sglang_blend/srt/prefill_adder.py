@@ -60,6 +60,7 @@ class BlendPrefillAdder(PrefillAdder):
         self._is_mixed = bool(num_decoding) and self.rem_chunk_tokens is not None
         if self._is_mixed:
             self.rem_chunk_tokens = policy.paced_prefill_tokens(num_decoding, self.rem_chunk_tokens)
+        self._pass_tokens = self.rem_chunk_tokens  # of a whole pass; what remains of this one shrinks
 
     def _expected_new_tokens(self, req: Req, num_generated: int = 0) -> int:
         expected = super()._expected_new_tokens(req, num_generated)
@@ -130,7 +131,7 @@ class BlendPrefillAdder(PrefillAdder):
         """Steps, beyond one, that such a prompt is computed in while others decode."""
         if not self._is_mixed:
             return 0
-        return max(math.ceil(num_new / max(self.rem_chunk_tokens, 1)) - 1, 0)
+        return max(math.ceil(num_new / max(self._pass_tokens, 1)) - 1, 0)
 
     def _has_room(self, waiting: Waiting) -> bool:
         side, peak = waiting.account, self._expected_peak()
