@@ -34,15 +34,18 @@ COST = RooflineCost(shape=SHAPE, hardware=MACHINE)
 def test_linear_layers_take_what_was_measured_at_that_size():
     """At a measured size the time is FLOP over rate; beyond the last one the best rate holds."""
     for tokens, rate in zip(RATES.gemm_tokens, RATES.gemm_flop_per_s, strict=True):
-        assert COST.gemm_s(tokens) == pytest.approx(2 * SHAPE.active_params * tokens / rate)
-    assert COST.token_s == pytest.approx(2 * SHAPE.active_params / 7e14)
-    assert COST.weight_s(1) == pytest.approx(COST.gemm_s(1))
+        assert COST.gemm_s(tokens, 0) == pytest.approx(2 * SHAPE.layer_params * tokens / rate)
+        used = SHAPE.layer_params + SHAPE.head_params
+        assert COST.gemm_s(tokens, tokens) == pytest.approx(2 * used * tokens / rate)
+    assert COST.token_s == pytest.approx(2 * SHAPE.layer_params / 7e14)
+    assert COST.decode_token_s == pytest.approx(2 * used / 7e14)
+    assert COST.weight_s(1) == pytest.approx(COST.gemm_s(1, 1))
 
 
 def test_ranks_share_the_measured_work():
     """Two ranks take half of the time."""
     two = replace(COST, tp_size=2)
-    assert two.gemm_s(256) == pytest.approx(COST.gemm_s(256) / 2)
+    assert two.gemm_s(256, 64) == pytest.approx(COST.gemm_s(256, 64) / 2)
     assert two.kv_read_s[0] == pytest.approx(COST.kv_read_s[0] / 2)
 
 
@@ -56,8 +59,8 @@ def test_attention_has_rates_of_its_own():
 def test_mixtures_of_experts_keep_the_roofline():
     """The curve was measured on dense layers."""
     moe = model_shape("mixtral-8x7b")
-    assert RooflineCost(shape=moe, hardware=MACHINE, tp_size=2).gemm_s(64) == pytest.approx(
-        RooflineCost(shape=moe, hardware=hardware("H200"), tp_size=2).gemm_s(64)
+    assert RooflineCost(shape=moe, hardware=MACHINE, tp_size=2).gemm_s(64, 0) == pytest.approx(
+        RooflineCost(shape=moe, hardware=hardware("H200"), tp_size=2).gemm_s(64, 0)
     )
 
 

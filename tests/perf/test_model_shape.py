@@ -112,6 +112,15 @@ def test_windows_follow_the_layer_pattern(config, window, layers):
     assert (shape.window, shape.num_window_layers) == (window, layers)
 
 
+def test_tied_models_have_one_matrix_at_both_ends():
+    """It is the output layer; otherwise the embedding is a second one, and neither is part of a layer."""
+    tied, untied = model_shape("smollm2-135m"), model_shape("llama-3-8b")
+    assert (tied.head_params, tied.embedding_params) == (49152 * 576, 0)
+    assert untied.head_params == untied.embedding_params == 128256 * 4096
+    assert untied.layer_params == untied.num_params - 2 * untied.head_params
+    assert tied.layer_params == tied.num_params - tied.head_params
+
+
 def test_moe_steps_read_the_experts_they_visit():
     """One token reads its own two experts of eight, a large batch reads them all."""
     shape = model_shape("mixtral")

@@ -64,7 +64,7 @@ def test_effective_rates_give_the_times_that_table_1_measured(batch_size, gemm_m
     8%.
     """
     cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"))
-    assert cost.gemm_s(batch_size) / 32 * 1e3 == pytest.approx(gemm_ms, rel=0.06)
+    assert cost.gemm_s(batch_size, batch_size) / 32 * 1e3 == pytest.approx(gemm_ms, rel=0.06)
     assert batch_size * 1024 * cost.kv_read_s[0] / 32 * 1e3 == pytest.approx(attention_ms, rel=0.08)
 
 
@@ -109,7 +109,7 @@ def test_extending_twice_costs_as_much_as_once(first, second, more):
         whole, rel=1e-9, abs=1e-15
     )
     assert cost.compute_s(a, b) == pytest.approx(
-        cost.extend_compute_s(zero, a) + b * cost.token_s, rel=1e-9, abs=1e-15
+        cost.extend_compute_s(zero, a) + b * cost.decode_token_s, rel=1e-9, abs=1e-15
     )
 
 
@@ -150,11 +150,23 @@ def test_measured_rates_take_precedence():
     assert measured.token_s == pytest.approx(roofline.token_s, rel=0.1)
     assert measured.weight_s(1) == pytest.approx(roofline.weight_s(1), rel=0.15)
     # Linear inside, proportional beyond the last point, never below the smallest step.
-    assert measured.gemm_s(65536) == pytest.approx(2 * measured.gemm_s(32768))
-    assert measured.gemm_s(1) <= measured.gemm_s(700) <= measured.gemm_s(4096)
+    assert measured.gemm_s(65536, 0) == pytest.approx(2 * measured.gemm_s(32768, 0))
+    assert measured.gemm_s(1, 0) <= measured.gemm_s(700, 0) <= measured.gemm_s(4096, 0)
     # Table 1 measured 2.005 ms for a layer group at batch 1024 against 1.087 at 512: the same growth
     # within 10%.
-    assert measured.gemm_s(1024) / measured.gemm_s(512) == pytest.approx(2.005 / 1.087, rel=0.25)
+    assert measured.gemm_s(1024, 0) / measured.gemm_s(512, 0) == pytest.approx(2.005 / 1.087, rel=0.25)
+
+
+def test_the_output_layer_counts_for_sampled_tokens_where_layers_are_measured():
+    """At the roofline's rate beside a profile: its arithmetic for many rows, its weights for few."""
+    curve = read_mlp_profile(shared_file("profiles/mlp_a100_Meta-Llama-3-8B.csv.gz"))
+    cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"), gemm_curve=curve)
+    row_s = 2 * cost.shape.head_params / cost.flop_per_s
+    read_s = 2 * cost.shape.head_params / cost.bytes_per_s
+    assert cost.gemm_s(2048, 1000) - cost.gemm_s(2048, 0) == pytest.approx(1000 * row_s)
+    assert cost.gemm_s(2048, 1) - cost.gemm_s(2048, 0) == pytest.approx(read_s)
+    assert cost.decode_token_s - cost.token_s == pytest.approx(row_s)
+    assert cost.weight_s(1) == pytest.approx(cost.gemm_s(1, 1), rel=0.02)
 
 
 def test_profiles_without_the_degree_or_the_columns_are_refused(tmp_path):

@@ -23,7 +23,7 @@ def test_a_run_of_decode_steps_takes_the_sum_of_its_steps(mode, num_steps, batch
     timer = StepTimer(COST, EngineConfig(mode=mode))
     tokens = batch_size * mean_context
     summed = sum(
-        timer.step_s(batch_size, 0.0, timer.kv_s(KvRead(tokens + i * batch_size, 0, 0, 0)))
+        timer.step_s(batch_size, batch_size, 0.0, timer.kv_s(KvRead(tokens + i * batch_size, 0, 0, 0)))
         for i in range(num_steps)
     )
     run_s = timer.decode_run_s(num_steps, batch_size, KvRead(tokens, 0, batch_size, 0))
@@ -34,7 +34,7 @@ def test_reads_overtake_compute_in_the_middle_of_a_run():
     """The case above is not vacuous: 600 requests start compute-bound and end memory-bound."""
     timer = StepTimer(COST, EngineConfig(mode="overlap"))
     first, last = (timer.weight_s(1) + timer.kv_s(KvRead(600 * c, 0, 0, 0)) for c in (300, 800))
-    assert first < timer.gemm_s(600) < last
+    assert first < timer.gemm_s(600, 600) < last
 
 
 requests = st.lists(

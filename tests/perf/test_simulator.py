@@ -76,7 +76,7 @@ def test_one_request_takes_the_time_of_its_steps():
     )
     config = EngineConfig(mode="default")
     weights_s, kv_s = COST.weight_s(1), COST.kv_read_s[0]
-    prefill_s = max(100 * COST.token_s, weights_s) + 5050 * COST.pair_s[0] + config.step_overhead_s
+    prefill_s = max(COST.gemm_s(100, 1), weights_s) + 5050 * COST.pair_s[0] + config.step_overhead_s
     decode_s = sum(weights_s + (100 + i) * kv_s + config.step_overhead_s for i in (1, 2, 3))
     assert simulate(job, np.array([0]), COST, config).makespan_s == pytest.approx(
         prefill_s + decode_s, rel=1e-12

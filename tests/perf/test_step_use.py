@@ -14,7 +14,8 @@ COST = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"))
 def test_prefill_takes_the_compute_of_its_extends() -> None:
     use = step_use(COST, [(0, 300), (1000, 20)], 0, 0)
     seconds = COST.extend_compute_s(np.array([0, 1000]), np.array([300, 20])).sum()
-    assert use.compute_s == pytest.approx(seconds)
+    heads_s = 2 * (COST.decode_token_s - COST.token_s)  # each prompt gives a token
+    assert use.compute_s == pytest.approx(seconds + heads_s)
     assert use.kv_read_s == 0
 
 
@@ -23,7 +24,7 @@ def test_the_decode_steps_of_a_request_read_what_the_cost_model_says() -> None:
     steps = [step_use(COST, [], 1, prompt + step) for step in range(output)]
     whole = COST.memory_s(np.array([prompt]), np.array([output]))[0]
     assert sum(step.kv_read_s for step in steps) == pytest.approx(whole, rel=1e-3)
-    assert sum(step.compute_s for step in steps) == pytest.approx(output * COST.token_s)
+    assert sum(step.compute_s for step in steps) == pytest.approx(output * COST.decode_token_s)
     assert steps[0].weight_read_s == pytest.approx(COST.weight_s(1))
 
 
@@ -35,4 +36,5 @@ def test_a_window_bounds_what_is_read_and_computed() -> None:
     whole = 2 * cost.memory_s(np.array([prompt]), np.array([output]))[0]
     assert sum(step.kv_read_s for step in steps) == pytest.approx(whole, rel=1e-3)
     extend = step_use(cost, [(prompt, 50)], 0, 0).compute_s
-    assert extend == pytest.approx(cost.extend_compute_s(np.array([prompt]), np.array([50]))[0])
+    head_s = cost.decode_token_s - cost.token_s
+    assert extend == pytest.approx(cost.extend_compute_s(np.array([prompt]), np.array([50]))[0] + head_s)

@@ -46,17 +46,18 @@ def test_who_enters_and_leaves_changes_the_side_it_counts_on() -> None:
 
 def test_a_count_moves_outputs_that_outrun_their_estimate_to_the_right() -> None:
     """With all that they hold; leaving later takes off what was counted."""
-    accounts = SideAccounts(token_s_ratio=10.0)
+    accounts = SideAccounts(COST)
     late, early = _request(0, Side.LEFT, generated=500), _request(1, Side.LEFT, generated=5)
     for request in (late, early):
         accounts.enter(request)
     assert accounts.count([late, early]) == 1
     assert (late.side, early.side) == (Side.RIGHT, Side.LEFT)
     assert accounts.used == {Side.LEFT: 120.0, Side.RIGHT: 600.0}
-    assert accounts.density == pytest.approx(10 * (2 * 80) / (2 * 20 * 110))
+    compute_s = 2 * 60 * COST.token_s + 2 * 20 * COST.decode_token_s
+    assert accounts.density == pytest.approx(compute_s / (2 * 20 * 110 * sum(COST.kv_read_s)))
     accounts.leave(late)
     assert accounts.used == {Side.LEFT: 120.0, Side.RIGHT: 0.0}
-    assert SideAccounts(token_s_ratio=10.0).density is None
+    assert SideAccounts(COST).density is None
 
 
 def test_what_is_left_shrinks_as_outputs_grow() -> None:
@@ -81,7 +82,7 @@ def test_prompts_take_what_the_plan_says_unless_their_own_tokens_take_longer() -
     assert prefill_s(0.0) == prefill_s(float("inf")) == own
     read_s = 3 * 20 * 110 * sum(COST.kv_read_s)
     dense = 1e4
-    assert prefill_s(dense) == pytest.approx(dense * read_s - 3 * 20 * COST.token_s)
+    assert prefill_s(dense) == pytest.approx(dense * read_s - 3 * 20 * COST.decode_token_s)
     assert prefill_s(dense) > prefill_s(0.0)
 
 

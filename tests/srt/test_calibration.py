@@ -41,8 +41,34 @@ def test_a_cpu_is_measured_in_seconds_and_its_record_can_be_read() -> None:
     one, many = record.measured.gemm_flop_per_s
     assert many > 2 * one
     assert record.measured.sm_shares == ()
-    # Attention gathers KV before it reads it: a copy of the same bytes is faster.
-    assert record.measured.decode_attention_bytes_per_s < record.effective_bytes_per_s
+
+
+def test_a_layer_that_is_measured_is_sglangs_own() -> None:
+    """With norms, rotary embedding and activation in it, and the server arguments of the process restored."""
+    import torch
+    import torch.nn.functional as F
+    from sglang.srt.runtime_context import get_context, publish
+    from sglang.srt.server_args import ServerArgs
+
+    from sglang_blend.srt.calibration.layer import LayerShape, _Layer, gemm_flop_per_s
+
+    shape = LayerShape(hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16)
+    before = get_context()._server_args
+    rates = gemm_flop_per_s(shape, [1, 32], torch.float32, torch.device("cpu"))
+    assert get_context()._server_args is before
+    assert len(rates) == 2
+    with get_context().preserve_config():
+        publish(ServerArgs(model_path="dummy"), role="test")
+        layer = _Layer(shape, 32, torch.float32)
+    x, residual = torch.randn(2, 5, 64).unbind(0)
+    got, rest = layer.forward(torch.zeros(5, dtype=torch.int64), x, residual)
+    # At position 0 the rotary embedding turns nothing, and q stands where attention would be.
+    first = x + residual
+    heads = F.linear(F.rms_norm(first, (64,), eps=1e-6), layer._qkv)[:, :64]
+    second = first + F.linear(heads, layer._out)
+    gate, up = F.linear(F.rms_norm(second, (64,), eps=1e-6), layer._gate_up).chunk(2, dim=-1)
+    torch.testing.assert_close(rest, second)
+    torch.testing.assert_close(got, F.linear(F.silu(gate) * up, layer._down))
 
 
 def test_a_model_without_such_layers_is_refused() -> None:

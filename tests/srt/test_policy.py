@@ -146,6 +146,7 @@ def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
     measured = SimpleNamespace(bandwidth_gain=2.5)
     policy.cost = SimpleNamespace(
         token_s=1e-5,
+        decode_token_s=1.1e-5,
         kv_read_s=(1e-8, 0.0),
         weight_s=lambda n: 1e-3,
         hardware=SimpleNamespace(measured=measured),

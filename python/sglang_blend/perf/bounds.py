@@ -72,7 +72,7 @@ def bounds_of(tree: SegmentTree, output_len: IntArray, cost: RooflineCost, inter
     steps = max(token_steps / cost.kv_pool_tokens, longest)
     mean_batch = float(output.sum()) / steps if steps else 0.0
     return Bounds(
-        compute_s=tree.prefill_compute_s(cost) + float(output.sum()) * cost.token_s,
+        compute_s=tree.prefill_compute_s(cost) + float(output.sum()) * cost.decode_token_s,
         memory_s=float(cost.memory_s(tree.read_len(cost, output_len), output_len).sum()),
         weight_s=steps * cost.weight_s(mean_batch),
         interference=interference,

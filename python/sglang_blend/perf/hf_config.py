@@ -186,8 +186,9 @@ def _shape(config: Config, family: Family, name: str, quantization: object) -> M
     )
     dense_layer, moe_layer_fixed, experts = _mlp_params(config, hidden)
     num_moe = _num_moe_layers(config, layers) if experts else 0
-    embeddings = vocab * hidden * (1 if tied else 2)
-    shared = embeddings + hidden + layers * (attention + family.norms_per_layer * hidden)
+    head = vocab * hidden
+    embedding = 0 if tied else head
+    shared = head + embedding + hidden + layers * (attention + family.norms_per_layer * hidden)
     shared += (layers - num_moe) * dense_layer + num_moe * moe_layer_fixed
     num_experts = _num_experts(config)
     per_token = _size(config, "num_experts_per_tok", config.get("num_experts_per_token")) if num_moe else 0
@@ -207,6 +208,8 @@ def _shape(config: Config, family: Family, name: str, quantization: object) -> M
         name=name,
         num_params=float(shared) + expert_params,
         active_params=float(shared) + (expert_params * per_token / num_experts if num_moe else 0.0),
+        head_params=float(head),
+        embedding_params=float(embedding),
         expert_params=expert_params,
         num_experts=num_experts if num_moe else 0,
         experts_per_token=per_token,

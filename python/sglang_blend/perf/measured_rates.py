@@ -19,8 +19,8 @@ class MeasuredRates:
 
     Attributes:
         gemm_tokens: ascending token counts of a step.
-        gemm_flop_per_s: what all linear layers of a decoder layer reached at each of them; the time of
-            reading the weights is in it.
+        gemm_flop_per_s: FLOP of a decoder layer's linear layers over the time of the whole layer without
+            attention, at each of them; the time of reading the weights is in it.
         prefill_attention_flop_per_s: causal attention of one long prompt, its masked half not counted.
         decode_attention_bytes_per_s: KV read by the attention of one decode step.
         model: whose layers were run, and in which dtype.

@@ -25,7 +25,10 @@ class ModelShape:
     Attributes:
         name: how reports call it.
         num_params: all parameters, embeddings included.
-        active_params: parameters that one token multiplies with (MoE: the chosen experts only).
+        active_params: of them, those outside routed experts and those of the experts that a token visits.
+        head_params: parameters of the output layer, which only tokens that are sampled from pass.
+        embedding_params: parameters that are looked up, a row a token; 0 where the output layer is the
+            embedding.
         expert_params: parameters inside routed experts, of all experts; 0 for dense models.
         num_experts, experts_per_token: routed experts of a layer, and how many a token visits.
         num_layers: attention layers.
@@ -43,6 +46,7 @@ class ModelShape:
     name: str
     num_params: float
     active_params: float
+    head_params: float
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -50,6 +54,7 @@ class ModelShape:
     v_dim: int
     kv_width: int
     decode_flop_per_pair: float
+    embedding_params: float = 0.0
     expert_params: float = 0.0
     num_experts: int = 0
     experts_per_token: int = 0
@@ -68,6 +73,11 @@ class ModelShape:
     def num_full_layers(self) -> int:
         """Layers that see the whole context."""
         return self.num_layers - self.num_window_layers
+
+    @property
+    def layer_params(self) -> float:
+        """Parameters of the decoder layers that every token multiplies with."""
+        return self.active_params - self.head_params - self.embedding_params
 
     @property
     def weight_bytes(self) -> float:
@@ -122,6 +132,7 @@ def check_shape(shape: ModelShape) -> ModelShape:
     for field in (
         "num_params",
         "active_params",
+        "head_params",
         "num_layers",
         "num_heads",
         "num_kv_heads",

@@ -257,18 +257,17 @@ class NaiveEngine:
         all_steps = float((self.job.tree.prompt_len * est + est**2 / 2).sum())
         read_len = self.job.tree.read_len(self.cost, est)
         read_s = float(self.cost.memory_s(read_len, est).sum()) / max(all_steps, 1.0)  # type: ignore[arg-type]
-        compute_s, memory_s = self.prefill_left_s + output * self.cost.token_s, steps * read_s
+        decode_s, memory_s = output * self.cost.decode_token_s, steps * read_s
         longest = max(rem, default=1.0)
         if self.config.mode == "pdmux":
             num = max(steps / (0.9 * self.cost.kv_pool_tokens), longest, 1.0)
-            self.split = self._best_split(
-                output * self.cost.token_s, memory_s, num * self.timer.weight_s(len(self.running()))
-            )
+            self.split = self._best_split(decode_s, memory_s, num * self.timer.weight_s(len(self.running())))
             return
         self.budget = self.config.pace_factor * token_budget(
-            remaining_compute_s=compute_s, token_compute_s=self.cost.token_s, remaining_token_steps=steps,
+            remaining_compute_s=self.prefill_left_s + output * self.cost.token_s,
+            token_compute_s=self.cost.token_s, remaining_token_steps=steps,
             longest_remaining_len=longest, kv_pool_tokens=self.cost.kv_pool_tokens,
-            root_density=compute_s / memory_s if memory_s else np.inf,
+            root_density=(self.prefill_left_s + decode_s) / memory_s if memory_s else np.inf,
         )  # fmt: skip
 
     def _best_split(self, decode_s: float, memory_s: float, weights_s: float) -> float:
@@ -325,7 +324,7 @@ class NaiveEngine:
     def step_default(self) -> None:
         tokens, attention_s = self.collect(self.chunk)
         if tokens:
-            self.finish_step(self.timer.step_s(tokens, attention_s, 0.0))
+            self.finish_step(self.timer.step_s(tokens, len(self.ready), attention_s, 0.0))
             self.join()
         else:
             self.decode_alone()
@@ -344,7 +343,7 @@ class NaiveEngine:
             return
         size = len(self.running())
         kv_s = self.timer.kv_s(self.kv_read()) if size else 0.0
-        self.decode(self.timer.step_s(tokens + size, attention_s, kv_s))
+        self.decode(self.timer.step_s(tokens + size, size + len(self.ready), attention_s, kv_s))
         self.join()
 
     def step_pdmux(self) -> None:
@@ -352,7 +351,7 @@ class NaiveEngine:
         if not self.running():
             self.credit_s = 0.0
             tokens, attention_s = self.collect(self.chunk)
-            self.finish_step(self.timer.step_s(tokens, attention_s, 0.0))
+            self.finish_step(self.timer.step_s(tokens, len(self.ready), attention_s, 0.0))
             self.join()
             return
         self.start_late()
@@ -397,7 +396,7 @@ class NaiveEngine:
         self.retract()
         running = self.running()
         if running:
-            self.decode(self.timer.step_s(len(running), 0.0, self.timer.kv_s(self.kv_read())))
+            self.decode(self.timer.step_s(len(running), len(running), 0.0, self.timer.kv_s(self.kv_read())))
 
     def decode(self, seconds: float) -> None:
         """One token for every running request (there may be none beside prefill)."""

@@ -81,7 +81,7 @@ class Pacer:
 
     def __init__(self, work: JobWork, cost: RooflineCost, config: EngineConfig, timer: StepTimer) -> None:
         self._config = config
-        self._token_s = cost.token_s
+        self._token_s, self._decode_token_s = cost.token_s, cost.decode_token_s
         self._kv_pool_tokens = cost.kv_pool_tokens
         self._timer = timer
         self._est, self._token_steps = work.est_output_len, work.token_steps
@@ -118,10 +118,11 @@ class Pacer:
 
     def token_budget(self, rest: Remaining) -> float:
         """n*: tokens of a step, decode included, so that compute and KV reads run out together."""
-        compute_s = rest.prefill_s + rest.output_tokens * self._token_s
+        compute_s = rest.prefill_s + rest.output_tokens * self._decode_token_s
         memory_s = rest.token_steps * self._read_s
         return self._config.pace_factor * token_budget(
-            remaining_compute_s=compute_s,
+            # A token that decode samples takes the output layer with it, so it counts as one token here too.
+            remaining_compute_s=rest.prefill_s + rest.output_tokens * self._token_s,
             token_compute_s=self._token_s,
             remaining_token_steps=rest.token_steps,
             longest_remaining_len=rest.longest_len,
@@ -134,7 +135,7 @@ class Pacer:
         steps = max(rest.token_steps / (_POOL_FILL * self._kv_pool_tokens), rest.longest_len, 1.0)
         work = SplitWork(
             prefill_s=rest.prefill_s,
-            decode_gemm_s=rest.output_tokens * self._token_s,
+            decode_gemm_s=rest.output_tokens * self._decode_token_s,
             weight_read_s=steps * self._timer.weight_s(batch_size),
             kv_read_s=rest.token_steps * self._read_s,
         )

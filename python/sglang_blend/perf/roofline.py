@@ -17,6 +17,7 @@ from sglang_blend.errors import ConfigError
 from sglang_blend.perf.arrays import FloatArray, IntArray
 from sglang_blend.perf.hardware import Hardware
 from sglang_blend.perf.measured import GemmCurve
+from sglang_blend.perf.measured_rates import MeasuredRates
 from sglang_blend.perf.model_shape import ModelShape
 
 
@@ -38,7 +39,8 @@ class RooflineCost:
     Attributes:
         shape, hardware, tp_size: the model and what it runs on; rates and memory scale with tp_size,
             the time of all-reduces is not modelled.
-        gemm_curve: measured seconds of a layer's linear kernels; replaces the roofline of the weights.
+        gemm_curve: measured seconds of a layer's kernels beside attention; replaces the roofline of the
+            weights.
         count_attention: whether prefill attention FLOPs count (the paper leaves them out).
         mem_fraction, reserve_bytes: KV memory is mem_fraction * memory - weights - reserve_bytes per
             accelerator.
@@ -50,6 +52,12 @@ class RooflineCost:
     + d^2 / 2) H_kv L 4 / bandwidth. Different here: attention of the prefill is counted, causally (half of
     the paper's 4 p^2 H L); windows cap what a token sees; and decode attention whose FLOPs take longer than
     its reads (MLA) counts that longer time as memory time, since it runs in the same kernel.
+
+    The roofline counts P_model for every token as the paper does. That is too much by the embedding and, for
+    prompts, the output layer, about what the kernels between the GEMMs take: with it the effective rates give
+    the paper's Table 1. Measured times are those of the decoder layers with these kernels, so there the
+    output layer counts by itself, for the tokens that are sampled from (SGLang's LogitsProcessor takes no
+    others).
     """
 
     shape: ModelShape
@@ -143,11 +151,29 @@ class RooflineCost:
         measured = self.hardware.measured
         if self.gemm_curve is not None or measured is None or self.shape.num_experts:
             return self.gemm_curve
+        return self._curve_of(self.shape.layer_params / self.shape.num_layers, measured)
+
+    @cached_property
+    def _head_curve(self) -> GemmCurve | None:
+        """Seconds of the output layer by rows, where the layers are measured: at their rates, else by the
+        roofline.
+        """
+        measured = self.hardware.measured
+        if self._curve is None:
+            return None
+        if measured is not None:
+            return self._curve_of(self.shape.head_params, measured)
+        read_s = self.shape.head_params * self.shape.weight_bytes_per_param / self.bytes_per_s
+        row_s = 2.0 * self.shape.head_params / self.flop_per_s
+        turn = max(read_s / row_s, 1.0)  # rows from which on it is bound by compute
+        seconds = np.array([turn, 2.0 * turn]) * row_s
+        return GemmCurve(num_tokens=np.array([turn, 2.0 * turn]), layer_s=seconds, source=self.hardware.name)
+
+    def _curve_of(self, num_params: float, measured: MeasuredRates) -> GemmCurve:
         num_tokens = np.array(measured.gemm_tokens)
         speedup = self.flop_per_s / self.hardware.effective_flop_per_s  # ranks, and 8-bit weights
-        layer_flop = 2.0 * self.shape.active_params / self.shape.num_layers * num_tokens
-        layer_s = layer_flop / (np.array(measured.gemm_flop_per_s) * speedup)
-        return GemmCurve(num_tokens=num_tokens, layer_s=layer_s, source=self.hardware.name)
+        seconds = 2.0 * num_params * num_tokens / (np.array(measured.gemm_flop_per_s) * speedup)
+        return GemmCurve(num_tokens=num_tokens, layer_s=seconds, source=self.hardware.name)
 
     @property
     def has_linear_gemms(self) -> bool:
@@ -156,21 +182,32 @@ class RooflineCost:
 
     @cached_property
     def token_s(self) -> float:
-        """Seconds of linear layers per token in a large step."""
+        """Seconds of linear layers per token in a large step; see `decode_token_s` for the output layer."""
         if self._curve is not None:
             return self._curve.token_s * self.shape.num_layers
         return 2.0 * self.shape.active_params / self.flop_per_s
 
-    def gemm_s(self, num_tokens: float) -> float:
-        """Seconds of the linear layers' arithmetic for a step (no floor for reading weights)."""
-        if self._curve is not None:
-            return self._curve.seconds(num_tokens) * self.shape.num_layers
-        return num_tokens * self.token_s
+    @cached_property
+    def decode_token_s(self) -> float:
+        """Seconds of linear layers per token that is sampled from, in a large step."""
+        return self.token_s + (self._head_curve.token_s if self._head_curve is not None else 0.0)
+
+    def gemm_s(self, num_tokens: float, num_sampled: float) -> float:
+        """Seconds of the linear layers' arithmetic for a step (no floor for reading weights).
+
+        Args:
+            num_tokens: of the step.
+            num_sampled: of them, those that are sampled from.
+        """
+        if self._curve is None or self._head_curve is None:
+            return num_tokens * self.token_s
+        head_s = self._head_curve.seconds(num_sampled) if num_sampled else 0.0
+        return self._curve.seconds(num_tokens) * self.shape.num_layers + head_s
 
     def weight_s(self, num_tokens: float) -> float:
         """Seconds to read the weights that a step of `num_tokens` touches once."""
-        if self._curve is not None:
-            return self._curve.floor_s * self.shape.num_layers
+        if self._curve is not None and self._head_curve is not None:
+            return self._curve.floor_s * self.shape.num_layers + self._head_curve.floor_s
         return self.shape.active_weight_bytes(num_tokens) / self.bytes_per_s
 
     @cached_property
@@ -238,7 +275,7 @@ class RooflineCost:
         """
         prompt = _lengths("prompt_len", prompt_len)
         output = _lengths("output_len", output_len)
-        return self.extend_compute_s(np.zeros_like(prompt), prompt) + output * self.token_s  # type: ignore[arg-type]
+        return self.extend_compute_s(np.zeros_like(prompt), prompt) + output * self.decode_token_s  # type: ignore[arg-type]
 
     def memory_s(self, prompt_len: IntArray | FloatArray, output_len: IntArray) -> FloatArray:
         """Seconds that decode spends reading the KV of each request.

@@ -119,7 +119,7 @@ class SimulatedEngine:
         if not tokens:
             self._decode_run()
             return
-        self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
+        self._finish_step(self.timer.step_s(tokens, len(ready), attention_s, 0.0), tokens, attention_s)
         self._join(ready)
 
     def _step_mixed(self) -> None:
@@ -133,7 +133,7 @@ class SimulatedEngine:
             return
         size = self.running.size
         kv_s = self.timer.kv_s(self._kv_read()) if size else 0.0
-        seconds = self.timer.step_s(tokens + size, attention_s, kv_s)
+        seconds = self.timer.step_s(tokens + size, size + len(ready), attention_s, kv_s)
         if size:
             self.pool.grow(size)
         self._finish_step(seconds, tokens, attention_s, decode_size=size)
@@ -147,7 +147,8 @@ class SimulatedEngine:
         if not size:
             self._credit_s = 0.0
             tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
-            self._finish_step(self.timer.step_s(tokens, attention_s, 0.0), tokens, attention_s)
+            seconds = self.timer.step_s(tokens, len(complete), attention_s, 0.0)
+            self._finish_step(seconds, tokens, attention_s)
             self._join(complete)
             return
         self._begin_pass()
@@ -406,7 +407,7 @@ class SimulatedEngine:
             num_steps,
             decode_size * num_steps,
             self._job.n - self._num_done - self.forecast.size,
-            num_steps * self.timer.gemm_s(tokens) + attention_s,
+            num_steps * self.timer.gemm_s(tokens, decode_size) + attention_s,
             kv_read_s,
             num_steps * self.timer.weight_s(tokens),
             self._left_kv_tokens / max(self.running.kv_tokens, 1),

@@ -1,7 +1,7 @@
 """How long a step takes: compute, weight reads and KV reads, in sequence, overlapped or side by side.
 
-One `StepTimer` per simulation. `prefill_step_s` and `step_s` time one step, `decode_run_s` many decode
-steps of an unchanged batch in closed form.
+One `StepTimer` per simulation. `step_s` times one step, `decode_run_s` many decode steps of an unchanged
+batch in closed form, `muxed_decode_s` and `muxed_prefill_s` the two sides of PD-multiplexing.
 """
 
 from __future__ import annotations
@@ -51,17 +51,26 @@ class StepTimer:
         """Seconds of KV reads of one decode step."""
         return read.full * self._full_read_s + read.windowed * self._window_read_s
 
-    def gemm_s(self, num_tokens: int) -> float:
-        """Seconds of the linear layers' arithmetic."""
-        return num_tokens * self._token_s if self._dense else self._cost.gemm_s(num_tokens)
+    def gemm_s(self, num_tokens: int, num_sampled: int) -> float:
+        """Seconds of the linear layers' arithmetic, of the output layer for those that are sampled from."""
+        if self._dense:
+            return num_tokens * self._token_s
+        return self._cost.gemm_s(num_tokens, num_sampled)
 
     def weight_s(self, num_tokens: int) -> float:
         """Seconds of reading the weights once."""
         return self._weight_s if self._dense else self._cost.weight_s(num_tokens)
 
-    def step_s(self, num_tokens: int, attention_s: float, kv_s: float) -> float:
-        """Seconds of one step with `num_tokens` tokens (prefill and decode together)."""
-        gemm, weights = self.gemm_s(num_tokens), self.weight_s(num_tokens)
+    def step_s(self, num_tokens: int, num_sampled: int, attention_s: float, kv_s: float) -> float:
+        """Seconds of one step.
+
+        Args:
+            num_tokens: prefill and decode together.
+            num_sampled: those of decode, and the last one of each prompt that is complete.
+            attention_s: of prefill.
+            kv_s: KV reads of decode.
+        """
+        gemm, weights = self.gemm_s(num_tokens, num_sampled), self.weight_s(num_tokens)
         if self._overlapped:
             return self._blend(gemm + attention_s, weights + kv_s) + self._overhead_s
         return max(gemm, weights) + attention_s + kv_s + self._overhead_s
@@ -74,7 +83,7 @@ class StepTimer:
         """Seconds of `num_steps` decode steps of the same batch, whose KV grows by `read`'s growth each
         step.
         """
-        gemm, weights = self.gemm_s(batch_size), self.weight_s(batch_size)
+        gemm, weights = self.gemm_s(batch_size, batch_size), self.weight_s(batch_size)
         first = self.kv_s(read)
         growth = read.full_growth * self._full_read_s + read.windowed_growth * self._window_read_s
         kv_sum = num_steps * first + growth * num_steps * (num_steps - 1) / 2.0
@@ -98,7 +107,7 @@ class StepTimer:
     def muxed_decode_s(self, batch_size: int, read: KvRead, split: float) -> float:
         """Seconds of one decode step on a share `split` of the multiprocessors beside prefill."""
         bandwidth = min(1.0, self._bandwidth_gain * split)
-        gemm = max(self.gemm_s(batch_size) / split, self.weight_s(batch_size) / bandwidth)
+        gemm = max(self.gemm_s(batch_size, batch_size) / split, self.weight_s(batch_size) / bandwidth)
         return (gemm + self.kv_s(read) / bandwidth) * self._contention + self._overhead_s
 
     def muxed_prefill_s(self, num_tokens: int, attention_s: float, split: float) -> float:

@@ -31,14 +31,15 @@ def step_use(
         num_decode: requests that decode one token each.
         decode_kv_tokens: tokens in the KV cache of those.
 
-    With windowed layers every request counts with the mean length, which is exact while all are longer, or
-    all are shorter, than the window.
+    Every request counts as one that is sampled from, also where a chunk does not end its prompt. With
+    windowed layers each counts with the mean length, which is exact while all are longer, or all are
+    shorter, than the window.
     """
     full_s, window_s = cost.pair_s
     window = cost.shape.window
-    tokens, attention_s = num_decode, 0.0
+    tokens, sampled, attention_s = num_decode, num_decode, 0.0
     for prefix, extend in prefill:
-        tokens += extend
+        tokens, sampled = tokens + extend, sampled + 1
         attention_s += extend * (prefix + (extend + 1) / 2) * full_s
         if window is not None:
             attention_s += extend * min(prefix + (extend + 1) / 2, window) * window_s
@@ -46,4 +47,4 @@ def step_use(
     kv_read_s = decode_kv_tokens * read_s
     if window is not None and num_decode:
         kv_read_s += num_decode * min(decode_kv_tokens / num_decode, window) * window_read_s
-    return StepUse(cost.gemm_s(tokens) + attention_s, kv_read_s, cost.weight_s(tokens))
+    return StepUse(cost.gemm_s(tokens, sampled) + attention_s, kv_read_s, cost.weight_s(tokens))

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from sglang_blend.core.dual_scanner import account_side
 from sglang_blend.core.request import Side
+from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.scheduling.waiting import Waiting
 
 # The accounts are summed up anew after so many passes.
@@ -24,13 +25,9 @@ class SideAccounts:
         density: compute over memory time of all that runs; None without a cost model, or where nothing runs.
     """
 
-    def __init__(self, token_s_ratio: float | None) -> None:
-        """Start with empty accounts.
-
-        Args:
-            token_s_ratio: compute time of a token over the time to read the KV of one; None if unknown.
-        """
-        self._token_s_ratio = token_s_ratio
+    def __init__(self, cost: RooflineCost | None) -> None:
+        """Start with empty accounts."""
+        self._cost = cost
         self._until_count = 0
         self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
         self.density: float | None = None
@@ -52,7 +49,7 @@ class SideAccounts:
         self._until_count = _PASSES_PER_COUNT
         self.used = {Side.LEFT: 0.0, Side.RIGHT: 0.0}
         num_relocated = 0
-        compute = memory = 0.0
+        prompt_tokens = output_tokens = token_steps = 0.0
         for request in running:
             generated, mean = request.num_generated, request.mean_len
             if request.side == Side.LEFT and account_side(Side.LEFT, mean, generated) != Side.LEFT:
@@ -60,8 +57,11 @@ class SideAccounts:
                 num_relocated += 1
             request.accounted = request.prompt_len + max(mean, generated)
             self.used[request.account] += request.accounted
-            compute += request.extend_len + mean
-            memory += mean * (request.prompt_len + mean / 2)
-        ratio = self._token_s_ratio
-        self.density = ratio * compute / memory if memory and ratio is not None else None
+            prompt_tokens += request.extend_len
+            output_tokens += mean
+            token_steps += mean * (request.prompt_len + mean / 2)
+        self.density = None
+        if self._cost is not None and token_steps:
+            compute_s = prompt_tokens * self._cost.token_s + output_tokens * self._cost.decode_token_s
+            self.density = compute_s / (token_steps * sum(self._cost.kv_read_s))
         return num_relocated

@@ -65,11 +65,11 @@ def remaining_work(
         token_steps += left * (request.prompt_len + generated + left / 2)
         longest = max(longest, left)
     density = 0.0 if math.isinf(root_density) else root_density
-    planned_s = density * waiting_steps * read_s - waiting_output * token_s
+    planned_s = density * waiting_steps * read_s - waiting_output * cost.decode_token_s
     steps = max((token_steps + waiting_steps) / mem_tokens, longest, 1.0)
     return SplitWork(
         prefill_s=max(prompt_tokens * token_s, planned_s),
-        decode_gemm_s=(output + waiting_output) * token_s,
+        decode_gemm_s=(output + waiting_output) * cost.decode_token_s,
         weight_read_s=steps * cost.weight_s(1.0),
         kv_read_s=(token_steps + waiting_steps) * read_s,
     )

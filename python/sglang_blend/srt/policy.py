@@ -74,7 +74,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._learnt: dict[LengthClass, None] = {}  # classes with news, in order
         self._density_ratio = 1.0  # of what waits, over what was planned
         self.cost = engine_cost(server_args, self.mem_tokens)
-        self.accounts = SideAccounts(None if self.cost is None else self.cost.token_s_ratio)
+        self.accounts = SideAccounts(self.cost)
         self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
         self._arrived = 0
         # Without a radix cache nobody finds what another one computes.

@@ -1,7 +1,8 @@
-"""What the linear layers of a decoder layer reach at each size of a step.
+"""What a decoder layer reaches at each size of a step, attention left out.
 
-A layer of a Llama-like model as SGLang runs it: norms, fused QKV, output projection, fused gate and up, down.
-Attention is left out. Several layers take turns, so that small steps have to read their weights from memory.
+A layer of a Llama-like model as SGLang runs it: norms, fused QKV, rotary embedding, output projection, fused
+gate and up, activation, down. Several layers take turns, so that small steps have to read their weights from
+memory.
 """
 
 from __future__ import annotations
@@ -10,11 +11,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from sglang.srt.layers.activation import SiluAndMul
+from sglang.srt.layers.layernorm import RMSNorm
+from sglang.srt.layers.rotary_embedding import get_rope
+from sglang.srt.runtime_context import get_context, publish
+from sglang.srt.server_args import ServerArgs
 
-from sglang_blend.srt.calibration.timing import seconds
+from sglang_blend.srt.calibration.timing import captured, seconds
 
 # Weights that take turns are at least so large together, more than any cache.
 _LEAST_WEIGHT_BYTES = 2**29
+_ROPE_THETA = 10_000
 
 
 class LayerShape(NamedTuple):
@@ -50,26 +57,33 @@ class LayerShape(NamedTuple):
 
 
 class _Layer:
-    """Random weights of one layer, and its forward pass without attention."""
+    """Random weights of one layer, and its forward pass without attention, by SGLang's own layers.
 
-    def __init__(self, shape: LayerShape, dtype: torch.dtype, device: torch.device) -> None:
+    Source: `LlamaDecoderLayer.forward` of SGLang.
+    """
+
+    def __init__(self, shape: LayerShape, most_tokens: int, dtype: torch.dtype) -> None:
         def weight(rows: int, columns: int) -> torch.Tensor:
-            return torch.randn(rows, columns, device=device, dtype=dtype) / columns**0.5
+            return torch.randn(rows, columns, dtype=dtype) / columns**0.5
 
-        self.norm = torch.ones(shape.hidden, device=device, dtype=dtype)
-        self.qkv = weight(shape.qkv_width, shape.hidden)
-        self.out = weight(shape.hidden, shape.heads * shape.head_dim)
-        self.gate_up = weight(2 * shape.intermediate, shape.hidden)
-        self.down = weight(shape.hidden, shape.intermediate)
-        self._heads_width = shape.heads * shape.head_dim
+        self._norm = RMSNorm(shape.hidden).to(dtype)
+        self._act = SiluAndMul()
+        self._rope = get_rope(shape.head_dim, shape.head_dim, most_tokens, _ROPE_THETA, dtype=dtype)
+        self._qkv = weight(shape.qkv_width, shape.hidden)
+        self._out = weight(shape.hidden, shape.heads * shape.head_dim)
+        self._gate_up = weight(2 * shape.intermediate, shape.hidden)
+        self._down = weight(shape.hidden, shape.intermediate)
+        self._widths = [shape.heads * shape.head_dim, *(2 * [shape.kv_heads * shape.head_dim])]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, hidden) -> (n, hidden)."""
-        hidden = (x.shape[1],)
-        attention = F.linear(F.rms_norm(x, hidden, self.norm), self.qkv)[:, : self._heads_width]
-        x = x + F.linear(attention, self.out)
-        gate, up = F.linear(F.rms_norm(x, hidden, self.norm), self.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+    def forward(
+        self, positions: torch.Tensor, x: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n,) int64 and twice (n, hidden) -> twice (n, hidden); may write into its arguments."""
+        x, residual = self._norm(x, residual)
+        q, k, _ = F.linear(x, self._qkv).split(self._widths, dim=-1)
+        q, _ = self._rope(positions, q, k)
+        x, residual = self._norm(F.linear(q, self._out), residual)
+        return F.linear(self._act(F.linear(x, self._gate_up)), self._down), residual
 
 
 @torch.inference_mode()
@@ -78,14 +92,26 @@ def gemm_flop_per_s(
 ) -> list[float]:
     """FLOP/s at each number of tokens; 2 FLOP for every parameter and token."""
     layer_bytes = shape.num_params * dtype.itemsize
-    layers = [_Layer(shape, dtype, device) for _ in range(max(2, -(-_LEAST_WEIGHT_BYTES // layer_bytes)))]
-    rates = []
-    for n in num_tokens:
-        x = torch.randn(n, shape.hidden, device=device, dtype=dtype)
+    num_layers = max(2, -(-_LEAST_WEIGHT_BYTES // layer_bytes))
+    # SGLang's layers ask for server arguments when they are made and when they run.
+    with get_context().preserve_config(), device:
+        publish(ServerArgs(model_path="dummy"), role="test")
+        layers = [_Layer(shape, max(num_tokens), dtype) for _ in range(num_layers)]
+        return [
+            2 * shape.num_params * n * num_layers / _pass_seconds(layers, shape, n, dtype, device)
+            for n in num_tokens
+        ]
 
-        def all_layers(x: torch.Tensor = x) -> None:
-            for layer in layers:
-                layer.forward(x)
 
-        rates.append(2 * shape.num_params * n * len(layers) / seconds(all_layers, device))
-    return rates
+def _pass_seconds(
+    layers: list[_Layer], shape: LayerShape, num_tokens: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    positions = torch.arange(num_tokens)
+    x, residual = (torch.randn(num_tokens, shape.hidden, dtype=dtype) for _ in range(2))
+
+    def one_pass() -> None:
+        hidden, rest = x, residual
+        for layer in layers:
+            hidden, rest = layer.forward(positions, hidden, rest)
+
+    return seconds(captured(one_pass, device), device)
