@@ -15,6 +15,7 @@ from sglang_blend.perf.measured_rates import MeasuredRates
 from sglang_blend.perf.overlap import choose_overlap
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.shape_registry import model_shape
+from sglang_blend.perf.step_time import KvRead, StepTimer
 
 RATES = MeasuredRates(
     gemm_tokens=(1, 256, 4096),
@@ -25,6 +26,7 @@ RATES = MeasuredRates(
     sm_shares=(0.12, 0.3, 0.6),
     sm_share_bandwidth=(0.24, 0.6, 1.0),
     contention=1.1,
+    gemm_contention=1.2,
 )
 MACHINE = replace(hardware("H200"), name="mine", measured=RATES)
 SHAPE = model_shape("llama-3.1-8b")
@@ -68,9 +70,22 @@ def test_the_simulator_takes_the_measured_constants():
     """Overhead, bandwidth of a share and contention come from the record, the rest stays."""
     engine = EngineConfig(mode="pdmux", chunk_tokens=1000).on(MACHINE)
     assert (engine.step_overhead_s, engine.pdmux_contention) == (0.002, 1.1)
+    assert engine.pdmux_prefill_contention == 1.2
     assert engine.pdmux_bandwidth_gain == pytest.approx(2.0)
     assert engine.chunk_tokens == 1000
     assert EngineConfig().on(hardware("H200")) == EngineConfig()
+
+
+def test_each_side_of_a_divided_gpu_has_a_slow_down_of_its_own():
+    """Decode that of attention beside GEMMs, prefill that of GEMMs beside attention."""
+    alone = EngineConfig(
+        mode="pdmux", step_overhead_s=0.0, pdmux_contention=1.0, pdmux_prefill_contention=1.0
+    )
+    shared = replace(alone, pdmux_contention=1.1, pdmux_prefill_contention=1.2)
+    plain, slowed = StepTimer(COST, alone), StepTimer(COST, shared)
+    read = KvRead(100_000, 0, 0, 0)
+    assert slowed.muxed_decode_s(64, read, 0.3) == pytest.approx(1.1 * plain.muxed_decode_s(64, read, 0.3))
+    assert slowed.muxed_prefill_s(512, 0.1, 0.3) == pytest.approx(1.2 * plain.muxed_prefill_s(512, 0.1, 0.3))
 
 
 def test_a_calibrated_record_survives_its_file(tmp_path):

@@ -78,15 +78,18 @@ def test_a_model_without_such_layers_is_refused() -> None:
 
 
 class _Device:
-    """Stands where a GPU does: a decode call takes longer on fewer multiprocessors, and beside GEMMs."""
+    """Stands where a GPU does: a decode call takes longer on fewer multiprocessors, and beside GEMMs; they do
+    beside it. One side is beside the other from the moment it was called until its stream is waited for.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, gemms_last: bool) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, side_by_side: bool) -> None:
         import torch
         from sglang.srt.multiplex import pdmux_context
 
         from sglang_blend.srt.calibration import sm_shares
 
-        self.now_ms, self.decode_sms, self.beside, self.gemms_last = 0.0, NUM_SMS, False, gemms_last
+        self.now_ms, self.decode_sms, self.side_by_side = 0.0, NUM_SMS, side_by_side
+        self.busy: set[str] = set()
         self.divided: list[tuple[int, int]] = []
         monkeypatch.setattr(sm_shares, "_GEMM_SIZE", 8)
         monkeypatch.setattr(sm_shares, "seconds", self._seconds)
@@ -104,24 +107,26 @@ class _Device:
         self.offered = pdmux_context.divide_sm(NUM_SMS, (9, 0), 6)
 
     def decode(self, batch_size: int, context_len: int) -> None:
-        self.now_ms += max(NUM_SMS / 3 / self.decode_sms, 1.0) * (1.25 if self.beside else 1.0)
+        self._call("decode", max(NUM_SMS / 3 / self.decode_sms, 1.0), 1.25)
+
+    def _gemm(self, a: Any, b: Any) -> None:
+        self._call("gemm", 0.2, 1.1)
+
+    def _call(self, kind: str, alone_ms: float, slow_down: float) -> None:
+        self.now_ms += alone_ms * (slow_down if self.busy - {kind} else 1.0)
+        self.busy.add(kind)
 
     def _seconds(self, call: Callable[[], None], device: Any) -> float:
         before = self.now_ms
         call()
+        self.busy.clear()
         return (self.now_ms - before) / 1e3
-
-    def _gemm(self, a: Any, b: Any) -> None:
-        self.beside = True
 
     def _divide(self, prefill_sms: int, decode_sms: int, gpu: int) -> tuple[Any, Any]:
         self.divided.append((prefill_sms, decode_sms))
         self.decode_sms = decode_sms
-
-        def ends() -> None:
-            self.beside = False
-
-        return SimpleNamespace(query=lambda: not self.gemms_last, synchronize=ends), None
+        stream = SimpleNamespace(query=lambda: not self.side_by_side, synchronize=self.busy.clear)
+        return stream, stream
 
 
 class _Event:
@@ -139,17 +144,20 @@ class _Event:
 
 
 def test_the_divisions_that_sglang_offers_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode attention needs a third of the multiprocessors, and is a quarter slower beside GEMMs."""
+    """Decode attention needs a third of the multiprocessors and is a quarter slower beside GEMMs, which are a
+    tenth slower beside it.
+    """
     import torch
 
     from sglang_blend.srt.calibration.sm_shares import measure_sm_shares
 
-    device = _Device(monkeypatch, gemms_last=True)
+    device = _Device(monkeypatch, side_by_side=True)
     found = measure_sm_shares(device, 8, 64, torch.device("cpu"))
     assert device.divided == device.offered
     assert found.shares == [decode / NUM_SMS for _, decode in device.offered]
     assert found.bandwidth == pytest.approx([min(3 * share, 1.0) for share in found.shares])
     assert found.contention == pytest.approx([1.25] * len(found.shares))
+    assert found.gemm_contention == pytest.approx([1.1] * len(found.shares))
 
 
 def test_a_device_that_runs_nothing_side_by_side_ends_the_measurement(
@@ -160,6 +168,6 @@ def test_a_device_that_runs_nothing_side_by_side_ends_the_measurement(
 
     from sglang_blend.srt.calibration.sm_shares import measure_sm_shares
 
-    device = _Device(monkeypatch, gemms_last=False)
-    with pytest.raises(RuntimeError, match="does not run beside GEMMs"):
+    device = _Device(monkeypatch, side_by_side=False)
+    with pytest.raises(RuntimeError, match="do not run side by side"):
         measure_sm_shares(device, 8, 64, torch.device("cpu"))

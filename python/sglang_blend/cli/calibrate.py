@@ -135,4 +135,6 @@ def _in_words(record: Hardware, path: Path) -> str:
     ]
     if measured.contention is not None:
         lines.append(f"  beside GEMMs on the others it takes {measured.contention:.2f} x as long")
+    if measured.gemm_contention is not None:
+        lines.append(f"  and the GEMMs beside it {measured.gemm_contention:.2f} x")
     return "\n".join([*lines, f"Written to {path}."])

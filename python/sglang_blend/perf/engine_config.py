@@ -52,7 +52,8 @@ class EngineConfig:
         step_overhead_s: host time of a step that the GPU waits for.
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
             the bandwidth.
-        pdmux_contention: slow-down of both sides while they share the device.
+        pdmux_contention, pdmux_prefill_contention: slow-down of decode and of prefill while they share the
+            device.
         pdmux_splits: shares x to choose from, rising; by default what SGLang offers on 132 multiprocessors.
         max_running: requests in the running batch.
         retry_steps: decode steps after which a refused admission is tried again (it is also at every finish).
@@ -74,6 +75,7 @@ class EngineConfig:
     step_overhead_s: float = 0.0005
     pdmux_bandwidth_gain: float = 2.75
     pdmux_contention: float = 1.05
+    pdmux_prefill_contention: float = 1.05
     pdmux_splits: tuple[float, ...] = (20 / 132, 28 / 132, 36 / 132, 44 / 132, 52 / 132, 60 / 132)
     max_running: int = 4096
     retry_steps: int = 8
@@ -115,6 +117,7 @@ class EngineConfig:
             step_overhead_s=measured.step_overhead_s or self.step_overhead_s,
             pdmux_bandwidth_gain=measured.bandwidth_gain or self.pdmux_bandwidth_gain,
             pdmux_contention=measured.contention or self.pdmux_contention,
+            pdmux_prefill_contention=measured.gemm_contention or self.pdmux_prefill_contention,
             pdmux_splits=measured.sm_shares or self.pdmux_splits,
         )
 

@@ -30,6 +30,7 @@ class MeasuredRates:
         sm_share_bandwidth: bandwidth there over that on the whole device, 0 to 1.
         contention: slow-down of decode attention beside GEMMs on the other multiprocessors, from 1; None
             where it was not measured.
+        gemm_contention: the same of GEMMs beside decode attention.
     """
 
     gemm_tokens: tuple[float, ...]
@@ -41,6 +42,7 @@ class MeasuredRates:
     sm_shares: tuple[float, ...] = ()
     sm_share_bandwidth: tuple[float, ...] = ()
     contention: float | None = None
+    gemm_contention: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -30,7 +30,7 @@ class StepTimer:
         self._interference = config.interference
         self._overhead_s = config.step_overhead_s
         self._bandwidth_gain = config.pdmux_bandwidth_gain
-        self._contention = config.pdmux_contention
+        self._contention, self._prefill_contention = config.pdmux_contention, config.pdmux_prefill_contention
         self._full_read_s, self._window_read_s = cost.kv_read_s
         self._full_pair_s, self._window_pair_s = cost.pair_s
         self._window = float(cost.shape.window or 0)
@@ -114,4 +114,4 @@ class StepTimer:
         """Seconds of prefill on the other share of the multiprocessors (no floor for weights: chunks are
         large).
         """
-        return (num_tokens * self._token_s + attention_s) / (1.0 - split) * self._contention
+        return (num_tokens * self._token_s + attention_s) / (1.0 - split) * self._prefill_contention

@@ -120,6 +120,7 @@ def _shares(kernels: AttentionKernels, sizes: Sizes, device: torch.device) -> di
         "sm_shares": tuple(found.shares),
         "sm_share_bandwidth": tuple(found.bandwidth),
         "contention": statistics.median(found.contention),
+        "gemm_contention": statistics.median(found.gemm_contention),
     }
 
 

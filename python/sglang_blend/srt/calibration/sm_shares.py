@@ -1,4 +1,4 @@
-"""Decode attention on a share of the multiprocessors, alone and beside GEMMs on the others.
+"""Decode attention on a share of the multiprocessors and GEMMs on the others, alone and side by side.
 
 Green contexts as SGLang's PD-multiplexing makes them (`sgl_kernel.spatial`, 0.5.17), in the divisions that it
 offers (`pdmux_context.divide_sm`): others come out in other sizes than asked for. Has not run on a GPU yet.
@@ -15,25 +15,27 @@ from sglang_blend.srt.calibration.attention import AttentionKernels
 from sglang_blend.srt.calibration.timing import seconds
 
 _GEMM_SIZE = 4096
-# GEMMs that decode runs beside, at first and at most: on any GPU seconds.
-_GEMMS, _MOST_GEMMS = 500, 16_000
+# Calls that one side runs beside the other, at first and at most: on any GPU seconds.
+_CALLS, _MOST_CALLS = 500, 16_000
+_LEAST_S = 0.05  # of the side that is timed
 
 
 class SmShares(NamedTuple):
-    """Of each share: decode attention's bandwidth over that of the whole device, and its slow-down beside
-    GEMMs.
+    """Of each share: decode attention's bandwidth over that of the whole device, its slow-down beside GEMMs,
+    and theirs beside it.
     """
 
     shares: list[float]
     bandwidth: list[float]
     contention: list[float]
+    gemm_contention: list[float]
 
 
 @torch.inference_mode()
 def measure_sm_shares(
     kernels: AttentionKernels, batch_size: int, context_len: int, device: torch.device
 ) -> SmShares:
-    """Runs decode attention of one batch on every division that SGLang would offer.
+    """Runs decode attention of one batch and square GEMMs on every division that SGLang would offer.
 
     Raises:
         ImportError: no `sgl_kernel` with green contexts.
@@ -48,52 +50,58 @@ def measure_sm_shares(
     # The first and the last group are the whole device.
     divisions = divide_sm(total, capability, PDMuxConfig().sm_group_num - 2)
 
+    matrix = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device, dtype=torch.bfloat16)
+
     def decode() -> None:
         kernels.decode(batch_size, context_len)
 
+    def gemm() -> None:
+        torch.matmul(matrix, matrix)
+
     whole_s = seconds(decode, device)
-    left = torch.randn(_GEMM_SIZE, _GEMM_SIZE, device=device, dtype=torch.bfloat16)
-    found = SmShares([], [], [])
+    found = SmShares([], [], [], [])
     for prefill_sms, decode_sms in divisions:
         gemm_stream, decode_stream = spatial.create_greenctx_stream_by_value(
             prefill_sms, decode_sms, device.index or 0
         )
         with torch.cuda.stream(decode_stream):
-            alone_s = seconds(decode, device)
-        beside_s = _beside_gemms(decode, alone_s, left, gemm_stream, decode_stream)
+            decode_s = seconds(decode, device)
+        with torch.cuda.stream(gemm_stream):
+            gemm_s = seconds(gemm, device)
         found.shares.append(decode_sms / total)
-        found.bandwidth.append(min(1.0, whole_s / alone_s))
-        found.contention.append(max(1.0, beside_s / alone_s))
+        found.bandwidth.append(min(1.0, whole_s / decode_s))
+        found.contention.append(_slow_down(decode, decode_s, decode_stream, gemm, gemm_stream))
+        found.gemm_contention.append(_slow_down(gemm, gemm_s, gemm_stream, decode, decode_stream))
     return found
 
 
-def _beside_gemms(
-    decode: Callable[[], None],
+def _slow_down(
+    timed: Callable[[], None],
     alone_s: float,
-    matrix: torch.Tensor,
-    gemm_stream: torch.cuda.Stream,
-    decode_stream: torch.cuda.Stream,
+    stream: torch.cuda.Stream,
+    other: Callable[[], None],
+    other_stream: torch.cuda.Stream,
 ) -> float:
-    """Seconds of a decode call while the other stream multiplies matrices all the time.
+    """How many times as long a call takes while the other stream is busy all the time; from 1.
 
     Raises:
-        RuntimeError: decode never ended before the matrices did.
+        RuntimeError: it never ended before the other stream's calls did.
     """
-    calls, num_gemms = max(10, int(0.05 / alone_s)), _GEMMS
-    while num_gemms <= _MOST_GEMMS:
-        with torch.cuda.stream(gemm_stream):
-            for _ in range(num_gemms):
-                torch.matmul(matrix, matrix)
-        with torch.cuda.stream(decode_stream):
+    calls, num_others = max(10, int(_LEAST_S / alone_s)), _CALLS
+    while num_others <= _MOST_CALLS:
+        with torch.cuda.stream(other_stream):
+            for _ in range(num_others):
+                other()
+        with torch.cuda.stream(stream):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             for _ in range(calls):
-                decode()
+                timed()
             end.record()
             end.synchronize()
-        gemms_lasted = not gemm_stream.query()
-        gemm_stream.synchronize()
-        if gemms_lasted:
-            return float(start.elapsed_time(end)) / 1e3 / calls
-        num_gemms *= 2
-    raise RuntimeError("decode attention does not run beside GEMMs on the other multiprocessors")
+        others_lasted = not other_stream.query()
+        other_stream.synchronize()
+        if others_lasted:
+            return max(1.0, float(start.elapsed_time(end)) / 1e3 / calls / alone_s)
+        num_others *= 2
+    raise RuntimeError("decode attention and GEMMs do not run side by side on parts of the multiprocessors")
