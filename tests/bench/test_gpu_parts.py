@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -119,3 +120,20 @@ def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu):
     record = bench_gpu._merged(record, {"policy": "fcfs", "start_s": 5.0}, again)
     assert [run["shuffle"] for run in record["runs"]] == [0, 1]
     assert "error" in record
+
+
+def test_a_configuration_whose_engine_failed_is_written_down_as_that(bench_gpu, tmp_path, monkeypatch):
+    """Nothing of what it printed counts; what earlier calls measured stays, and the error stands beside it."""
+    args = argparse.Namespace(out=tmp_path, shuffles=3, file=Path("batch.jsonl"))
+    run = {"policy": "fcfs", "shuffle": 0, "wall_s": 1.0, "failed": 0}
+    printed = json.dumps({"runs": [run], "tree_minimum_prompt_tokens": 7}).encode()
+    monkeypatch.setattr(bench_gpu, "_device", lambda: "cpu")
+    for code, policies in ((0, ["fcfs"]), (3, ["fcfs", "lpm"])):
+        done = subprocess.CompletedProcess([], code, printed)
+        monkeypatch.setattr(bench_gpu.subprocess, "run", lambda *given, done=done, **kwargs: done)
+        bench_gpu._run(args, [], "batch", "none", policies, 0, 1.0)
+    fcfs, lpm = (bench_gpu._read(tmp_path, "batch", "none", policy) for policy in ("fcfs", "lpm"))
+    assert (fcfs["runs"], lpm["runs"]) == ([run], [])
+    for record in (fcfs, lpm):
+        assert record["error"].startswith("exit code 3")
+    assert [bench_gpu._num_left(args, ("batch", "none", policy)) for policy in ("fcfs", "lpm")] == [0, 0]
