@@ -123,7 +123,7 @@ def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu):
 
 
 def test_a_configuration_whose_engine_failed_is_written_down_as_that(bench_gpu, tmp_path, monkeypatch):
-    """Nothing of what it printed counts; what earlier calls measured stays, and the error stands beside it."""
+    """Nothing of what it printed counts; what earlier calls measured stays, with the error beside it."""
     args = argparse.Namespace(out=tmp_path, shuffles=3, file=Path("batch.jsonl"))
     run = {"policy": "fcfs", "shuffle": 0, "wall_s": 1.0, "failed": 0}
     printed = json.dumps({"runs": [run], "tree_minimum_prompt_tokens": 7}).encode()
