@@ -5,8 +5,8 @@
     schedule.sequence      # rows in the order to run them
 
 In data-flow order: `request` (table, schedule), `token_sort` and `prefix_tree`, `output_length`, `cost` and
-`density`, `workload`, `split`, `dual_scanner`, `orders`, `sharing`; `pacing` is for the scheduler at run
-time.
+`density`, `workload`, `split`, `memory_split` and `dual_scanner`, `orders`, `sharing`; `pacing` is for the
+scheduler at run time.
 """
 
 from sglang_blend.core.config import PlanConfig

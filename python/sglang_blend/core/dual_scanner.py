@@ -6,20 +6,14 @@
     scanner.advance(1)                  # a decode step has passed
     scanner.release(item)               # it finished, early or not: its memory is free for the next
 
-The runtime scheduler drives it with requests or units and the memory it really has; the offline order
-drives it with a modelled clock. The left scanner walks from the compute-intensive end, the right one from
-the memory-intensive end, and the KV memory is divided so that the mix has the density of what is left:
+The offline order drives it with a modelled clock; at run time `scheduling.balance` merges the two sides
+again. The left scanner walks from the compute-intensive end, the right one from the memory-intensive end, and
+the KV memory is divided so that the mix has the density of what is left (`memory_split`).
 
-    M_L + M_R = M,   M_L * rho(L) + M_R * rho(R) = M * rho(root)
+Source: BlendServe, arXiv:2411.16102, section 5.3, Algorithm 3. What the paper leaves open is decided here:
 
-The division is logical: no page belongs to a side. Source: BlendServe, arXiv:2411.16102, section 5.3,
-Algorithm 3. What the paper leaves open is decided here:
-
-- rho(L) = rho(R): any division has the right density; half each.
-- rho(root) outside [rho(R), rho(L)]: the nearer side gets everything. To make it rare, rho(root) is the
-  density of what has not been admitted yet, which lies between the ends of a sorted list; the paper keeps
-  it constant.
-- Infinite rho(L) (no output): M_L is its limit, 0, raised by the floor below.
+- rho(root) is the density of what has not been admitted yet, which lies between the ends of a sorted list;
+  the paper keeps it constant.
 - Floor: a side that runs nothing may take one item, and room for one item or `min_left_requests` whole
   requests (but no more than half the pool) is always kept for the left side, or it could never run.
 - Pace: with short outputs the left part is smaller than one request, and the right side never fills its part,
@@ -33,8 +27,9 @@ Algorithm 3. What the paper leaves open is decided here:
 - Both sides have room: the one that uses less of its part admits. Nothing runs and nothing fits: admit
   anyway, because waiting would never end.
 - An output length of 0 occupies memory for one step.
-- Relocation: a left request that has generated twice its estimate, and more than 32 tokens, counts as
-  right."""
+- Relocation, at run time (`account_side`): a left request that has generated twice its estimate, and more
+  than 32 tokens, counts as right.
+"""
 
 from __future__ import annotations
 
@@ -44,67 +39,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.memory_split import MemorySplit, memory_split
 from sglang_blend.core.request import Side
 
 RELOCATE_FACTOR = 2.0
 RELOCATE_LEAST_TOKENS = 32
-
-
-class MemorySplit(NamedTuple):
-    """Tokens of the KV pool that each scanner may fill; together the whole pool."""
-
-    mem_left: float
-    mem_right: float
-
-
-def memory_split(
-    density_left: float, density_right: float, root_density: float, mem_tokens: float
-) -> MemorySplit:
-    """M_L and M_R of the paper, with its open cases decided; see the module.
-
-    Args:
-        density_left, density_right, root_density: 0 or more, infinite allowed.
-        mem_tokens: M, in tokens or any other unit of memory.
-
-    Source: BlendServe, section 5.3.
-    """
-    if density_left == density_right:
-        return MemorySplit(mem_tokens / 2, mem_tokens / 2)
-    if math.isinf(density_left):
-        left = mem_tokens if math.isinf(root_density) else 0.0
-    elif math.isinf(density_right) or math.isinf(root_density):
-        # The list is not sorted (shuffled classes), or the root is above both: the denser side is nearer.
-        left = mem_tokens if density_left > density_right else 0.0
-    else:
-        left = mem_tokens * (root_density - density_right) / (density_left - density_right)
-    left = min(max(left, 0.0), mem_tokens)
-    return MemorySplit(left, mem_tokens - left)
-
-
-class PrefillBudget(NamedTuple):
-    """Steady state of one side.
-
-    Attributes:
-        num_decode: requests in decode, N_x of the paper.
-        prefill_tokens: prompt tokens a step to keep them coming, C_x of the paper.
-    """
-
-    num_decode: float
-    prefill_tokens: float
-
-
-def prefill_budget(mem_tokens: float, prompt_len: float, est_output_len: float) -> PrefillBudget:
-    """N_x and C_x of the paper for one side.
-
-    Args:
-        mem_tokens: M_x, tokens.
-        prompt_len, est_output_len: of the side's current requests, tokens; an output of 0 counts as 1.
-
-    Source: BlendServe, section 5.3, with M_x already in tokens.
-    """
-    output = max(est_output_len, 1.0)
-    num_decode = mem_tokens / (prompt_len + output / 2)
-    return PrefillBudget(num_decode, num_decode * prompt_len / output)
 
 
 def account_side(side: Side, est_output_len: float, num_generated: float) -> Side:
@@ -135,23 +74,15 @@ class ScanItems(NamedTuple):
 class DualScanner:
     """Two pointers over `ScanItems` and the memory that each side uses.
 
-    `admit` moves a pointer and adds to its side's account; `release` and `relocate` change accounts only.
+    `admit` moves a pointer and adds to its side's account; `release` changes the account only.
     """
 
-    def __init__(
-        self,
-        items: ScanItems,
-        *,
-        mem_tokens: float,
-        min_left_requests: int,
-        root_density: float | None = None,
-    ) -> None:
+    def __init__(self, items: ScanItems, *, mem_tokens: float, min_left_requests: int) -> None:
         """Start with both pointers outside.
 
         Args:
             mem_tokens: M, tokens of the KV pool.
             min_left_requests: whole requests the left side always has room for.
-            root_density: a constant rho(root) as in the paper; None follows what is left.
         """
         density = np.divide(
             items.compute_s,
@@ -166,7 +97,6 @@ class DualScanner:
         self._compute_upto: list[float] = np.append(0.0, np.cumsum(items.compute_s)).tolist()
         self._memory_upto: list[float] = np.append(0.0, np.cumsum(items.memory_s)).tolist()
         self._mem = float(mem_tokens)
-        self._root = root_density
         self._left, self._right = 0, len(density) - 1
         self._token_steps: list[float] = items.token_steps.tolist()
         self._num_steps: list[float] = items.num_steps.tolist()
@@ -181,19 +111,8 @@ class DualScanner:
         """Items that have not been admitted."""
         return self._right - self._left + 1
 
-    @property
-    def num_running(self) -> int:
-        """Items that were admitted and not released."""
-        return len(self._account)
-
-    def used_tokens(self, side: Side) -> float:
-        """Expected peak of what a side runs, tokens."""
-        return self._used[side]
-
     def remaining_density(self) -> float:
-        """rho(root): of the items not admitted yet, or the constant the scanner was given."""
-        if self._root is not None:
-            return self._root
+        """rho(root): of the items not admitted yet."""
         memory = self._memory_upto[self._right + 1] - self._memory_upto[self._left]
         compute = self._compute_upto[self._right + 1] - self._compute_upto[self._left]
         return compute / memory if memory > 0 else math.inf
@@ -210,17 +129,13 @@ class DualScanner:
             )
         return self._split
 
-    def next_side(self, free_tokens: float | None = None) -> Side:
-        """The side that may admit its next item now, NONE if both have to wait.
-
-        Args:
-            free_tokens: what is really free, where the caller knows; None trusts the accounts.
-        """
+    def next_side(self) -> Side:
+        """The side that may admit its next item now, NONE if both have to wait."""
         if self.num_waiting == 0:
             return Side.NONE
         mem_left, mem_right = self.split()
         used_left, used_right = self._used[Side.LEFT], self._used[Side.RIGHT]
-        free = self._mem - used_left - used_right if free_tokens is None else free_tokens
+        free = self._mem - used_left - used_right
         need_left, need_right = self._peak[self._left], self._peak[self._right]
         floor = max(mem_left, min(max(self._least[self._left], need_left), self._mem / 2))
         left_fits = (
@@ -272,13 +187,6 @@ class DualScanner:
         self._used[self._account.pop(item)] -= self._peak[item]
         if item > self._right:
             self._rate = max(self._rate - self._token_steps[item] / self._num_steps[item], 0.0)
-
-    def relocate(self, item: int) -> None:
-        """Count a running left item against the right side; it was under-estimated (see `account_side`)."""
-        if self._account[item] == Side.LEFT:
-            self._used[Side.LEFT] -= self._peak[item]
-            self._used[Side.RIGHT] += self._peak[item]
-            self._account[item] = Side.RIGHT
 
     def check_integrity(self) -> None:
         """The accounts add up to what is running.

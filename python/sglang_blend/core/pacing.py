@@ -1,8 +1,8 @@
 """Two formulas that keep a blended run in balance: the token budget of a step, and the peak of memory.
 
 Both are pure and cheap, for the scheduler to call every few steps. Source: the simulation study of this
-project (there called n* and peak admission); the paper paces by N_x and C_x instead
-(`dual_scanner.prefill_budget`), which never fills an empty pool.
+project (there called n* and peak admission); the paper paces by N_x = M_x / (p + d / 2) requests of a side
+and C_x = N_x * p / d of their prompt tokens a step instead, which never fills an empty pool.
 """
 
 from __future__ import annotations

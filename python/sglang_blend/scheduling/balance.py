@@ -10,12 +10,12 @@ compute-intensive requests leave soon after their prefill and always have room. 
 of each part lets those few set the pace: beside a prefill that never ends (PD-multiplexing) the pool is then
 about half as full, simulated.
 
-Source: BlendServe, arXiv:2411.16102, section 5.3; the division is `core.dual_scanner.memory_split`.
+Source: BlendServe, arXiv:2411.16102, section 5.3; the division is `core.memory_split`.
 """
 
 from __future__ import annotations
 
-from sglang_blend.core.dual_scanner import MemorySplit, memory_split
+from sglang_blend.core.memory_split import MemorySplit, memory_split
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.waiting import Waiting
 

@@ -6,7 +6,8 @@ ends. Its clock counts decode steps: a block holds the peak of its requests and 
 output length; a side takes its next block as soon as its part of the memory has room. The order of these
 admissions is the plan.
 
-Decided here, where the paper is silent (the division of memory is decided in `dual_scanner.py`):
+Decided here, where the paper is silent (`memory_split.py` divides the memory, `dual_scanner.py` decides the
+rest of the scan):
 
 - Merging (A.2): neighbours in the sorted list form a block of at most 1/64 of the KV pool, so that blocks
   stay far below a side's share. Up to 20,000 requests are not merged at all: each is its own block.
