@@ -129,17 +129,6 @@ def test_the_sample_is_spread_over_the_tree(table: RequestTable, ratio: float, s
     assert (rows == again).all()
 
 
-def test_accuracy_report_counts_error_bias_and_under_estimates() -> None:
-    """Estimates 50, truths 20, 60, 100: errors 30, -10, -50."""
-    table = RequestTable.from_lists([[1], [2], [3]], max_new_tokens=100)
-    lengths = OutputLengths(table, build_prefix_tree(table), PlanConfig())
-    estimate = lengths.estimate()
-    assert lengths.accuracy(estimate).num_requests == 0
-    lengths.observe(np.arange(3), np.array([20, 60, 100]))
-    accuracy = lengths.accuracy(estimate)
-    assert accuracy == (3, pytest.approx(30), pytest.approx(-10), pytest.approx(2 / 3))
-
-
 def test_bad_observations_are_refused() -> None:
     """Negative or NaN lengths and rows that do not exist."""
     table = two_tasks(4)

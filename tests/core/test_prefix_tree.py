@@ -66,9 +66,6 @@ def test_subtree_sums_equal_sums_over_the_requests_below(table: RequestTable) ->
         start, end = int(tree.node_start[node]), int(tree.node_end[node])
         assert sums[node] == tree.prompt_len[start:end].sum()
         assert saving[node] == tree.lcp[start + 1 : end].sum()
-        inside = [v for v in range(tree.num_nodes) if tree.node_start[v] >= start and tree.node_end[v] <= end]
-        below = [v for v in inside if tree.node_depth[v] >= tree.node_depth[node]]
-        assert below == list(range(node, int(tree.node_last[node]) + 1))
 
 
 @given(table=tables(min_requests=1), data=st.data())

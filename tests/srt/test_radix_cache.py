@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 # Importing SGLang warns of kernels that this machine lacks.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
-prompts = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+# Prompts of different namespaces share nothing.
+prompts = st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.sampled_from([None, "adapter"]))
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("insert"), prompts),
@@ -58,22 +59,22 @@ def make_cache(page_size: int = 1, **options: Any) -> Any:
     return BlendRadixCache(params, **options)
 
 
-def key(tokens: list[int]) -> Any:
+def key(tokens: list[int], namespace: str | None = None) -> Any:
     from sglang.srt.mem_cache.radix_cache import RadixKey
 
-    return RadixKey(array("q", tokens))
+    return RadixKey(array("q", tokens), namespace)
 
 
-def insert(cache: Any, tokens: list[int]) -> None:
+def insert(cache: Any, tokens: list[int], namespace: str | None = None) -> None:
     from sglang.srt.mem_cache.base_prefix_cache import InsertParams
 
-    cache.insert(InsertParams(key=key(tokens), value=None))
+    cache.insert(InsertParams(key=key(tokens, namespace), value=None))
 
 
-def match(cache: Any, tokens: list[int]) -> Any:
+def match(cache: Any, tokens: list[int], namespace: str | None = None) -> Any:
     from sglang.srt.mem_cache.base_prefix_cache import MatchPrefixParams
 
-    return cache.match_prefix(MatchPrefixParams(key=key(tokens)))
+    return cache.match_prefix(MatchPrefixParams(key=key(tokens, namespace)))
 
 
 def evict(cache: Any, num_tokens: int) -> None:
@@ -95,16 +96,16 @@ def test_demand_stays_true_whatever_happens_to_the_tree(page_size: int, steps: l
     locked = []
     for what, value in steps:
         if what == "insert":
-            insert(cache, value)
+            insert(cache, *value)
         elif what == "expect":
             n = next(names)
-            cache.expect(f"r{n}", key(value), (1, 0, n, n), 4.0)
+            cache.expect(f"r{n}", key(*value), (1, 0, n, n))
         elif what == "forget":
             cache.forget(f"r{value}")
         elif what == "match":
-            match(cache, value)
+            match(cache, *value)
         elif what == "lock":
-            locked.append(match(cache, value).last_device_node)
+            locked.append(match(cache, *value).last_device_node)
             cache.inc_lock_ref(locked[-1])
         elif what == "evict":
             evict(cache, value)
@@ -118,7 +119,7 @@ def test_demand_stays_true_whatever_happens_to_the_tree(page_size: int, steps: l
 def test_a_wrong_count_is_noticed() -> None:
     cache = make_cache()
     insert(cache, [1, 2, 3])
-    cache.expect("a", key([1, 2, 3, 4]), (1, 0, 0, 0), 4.0)
+    cache.expect("a", key([1, 2, 3, 4]), (1, 0, 0, 0))
     cache.root_node.demand.num_pending += 1
     with pytest.raises(AssertionError, match="counts 2 pending requests, there are 1"):
         cache.check_integrity()
@@ -128,8 +129,8 @@ def test_what_is_needed_goes_last_and_what_is_needed_next_at_the_very_last() -> 
     cache = make_cache()
     for first in (1, 2, 3):
         insert(cache, [first] * 4)
-    cache.expect("late", key([1, 1, 1, 1, 9]), (1, 0, 7, 0), 4.0)
-    cache.expect("soon", key([2, 2, 2, 2, 9]), (1, 0, 3, 1), 4.0)
+    cache.expect("late", key([1, 1, 1, 1, 9]), (1, 0, 7, 0))
+    cache.expect("soon", key([2, 2, 2, 2, 9]), (1, 0, 3, 1))
     for left in ([2, 1], [2], []):
         evict(cache, 4)
         assert [first for first in (2, 1, 3) if cached(cache, [first] * 4)] == left
@@ -140,19 +141,9 @@ def test_without_demand_the_least_recently_used_goes_first_as_in_sglang() -> Non
     cache = make_cache(demand_aware_eviction=False)
     for first in (1, 2):
         insert(cache, [first] * 4)
-    cache.expect("needs the older", key([1, 1, 1, 1, 9]), (1, 0, 0, 0), 4.0)
+    cache.expect("needs the older", key([1, 1, 1, 1, 9]), (1, 0, 0, 0))
     evict(cache, 4)
     assert (cached(cache, [1] * 4), cached(cache, [2] * 4)) == (0, 4)
-
-
-def test_the_density_of_a_node_counts_what_is_not_cached_yet() -> None:
-    cache = make_cache()
-    insert(cache, [1] * 8)
-    cache.expect("a", key([1] * 8 + [2] * 2), (1, 0, 0, 0), 4.0)
-    node = match(cache, [1] * 8).last_device_node
-    # 2 prompt tokens and 4 outputs to compute; 10 * 4 + 4 * 4 / 2 tokens read.
-    assert node.demand.density(token_s_ratio=16.0) == pytest.approx(16.0 * 6 / 48)
-    assert cache.root_node.demand.density(16.0) == node.demand.density(16.0)
 
 
 def decoding(cache: Any, prompt: list[int], output: list[int], **state: Any) -> Any:
@@ -195,7 +186,7 @@ def test_of_a_document_that_is_needed_only_the_end_goes(page_size: int, left: in
     document = list(range(40))
     cache = make_cache(page_size)
     insert(cache, document)
-    cache.expect("reader", key([*document, 99]), (1, 0, 0, 0), 4.0)
+    cache.expect("reader", key([*document, 99]), (1, 0, 0, 0))
     evict(cache, 5)
     cache.check_integrity()
     assert cached(cache, document) == left

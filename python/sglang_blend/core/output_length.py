@@ -44,22 +44,6 @@ class OutputEstimate(NamedTuple):
     num_observed: int
 
 
-class LengthAccuracy(NamedTuple):
-    """Estimated against true output lengths, over requests whose length was not fixed.
-
-    Attributes:
-        num_requests: how many were compared.
-        mean_error: mean absolute error, tokens.
-        bias: mean of estimate minus truth, tokens; negative is under-estimated.
-        under_ratio: share (0 to 1) of requests that ran longer than estimated.
-    """
-
-    num_requests: int
-    mean_error: float
-    bias: float
-    under_ratio: float
-
-
 def choose_sample(
     table: RequestTable, tree: PrefixTree, sample_ratio: float, rng: np.random.Generator
 ) -> IntArray:
@@ -123,16 +107,6 @@ class OutputLengths:
         by_row = np.empty((2, tree.n), np.int64)
         by_row[:, tree.sequence] = mean, high
         return OutputEstimate(by_row[0], by_row[1], int(seen.sum()))
-
-    def accuracy(self, estimate: OutputEstimate) -> LengthAccuracy:
-        """How good an estimate was, over the finished requests of unfixed length."""
-        done = np.flatnonzero(~np.isnan(self._observed) & ~self._table.fixed_output)
-        if len(done) == 0:
-            return LengthAccuracy(0, 0.0, 0.0, 0.0)
-        error = estimate.est_output_len[done] - self._observed[done]
-        return LengthAccuracy(
-            len(done), float(np.abs(error).mean()), float(error.mean()), float((error < 0).mean())
-        )
 
     def _fill(
         self,

@@ -76,13 +76,6 @@ class PrefixTree:
         return self.node_end - self.node_start
 
     @cached_property
-    def node_last(self) -> IntArray:
-        """(m,) int64, the nodes of the subtree of node `v` are `v` to `node_last[v]`, both included."""
-        ends_before = np.searchsorted(self.node_start, self.node_end, side="left")
-        last: IntArray = np.maximum(ends_before - 1, np.arange(self.num_nodes))
-        return last
-
-    @cached_property
     def node_num_children(self) -> IntArray:
         """(m,) int64, nodes and leaves that hang directly on each node."""
         leaves = np.bincount(self.leaf_parent, minlength=self.num_nodes)

@@ -367,7 +367,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         assert self._cache is not None
         req = waiting.req
         tokens = RadixKey(req.origin_input_ids + req.output_ids, req.extra_key)
-        self._cache.expect(waiting.rid, tokens, waiting.key, waiting.mean_len)
+        self._cache.expect(waiting.rid, tokens, waiting.key)
 
     def _arrange(self, waiting_queue: list[Req]) -> None:
         self.counters.relocated += self.accounts.count(self.running.values())

@@ -1,7 +1,7 @@
 """SGLang's radix cache, whose nodes know what waits for them: `--radix-cache-backend blend`.
 
-Every node carries a `Demand`: how many waiting requests need its tokens, and the work that waits under it,
-from which its compute density follows. Eviction takes nodes that nobody waits for first, by SGLang's own
+Every node carries a `Demand`: how many waiting requests need its tokens, and which of them go on from it.
+Eviction takes nodes that nobody waits for first, by SGLang's own
 eviction policy, then those that are needed last in the plan, and of these no more than has to go, from their
 ends: what is left of a long document still spares its readers most of it.
 
@@ -42,27 +42,16 @@ class Expected:
     Attributes:
         rid, key: its id and its page-aligned prompt.
         plan_key: its place in the planned order.
-        output_len: expected output, tokens.
         node: where it is anchored.
         matched_len: tokens of the prompt that the cache holds, up to and with that node.
     """
 
-    __slots__ = ("key", "matched_len", "node", "output_len", "plan_key", "rid")
+    __slots__ = ("key", "matched_len", "node", "plan_key", "rid")
 
-    def __init__(self, rid: str, key: RadixKey, plan_key: Key, output_len: float) -> None:
-        self.rid, self.key, self.plan_key, self.output_len = rid, key, plan_key, output_len
+    def __init__(self, rid: str, key: RadixKey, plan_key: Key) -> None:
+        self.rid, self.key, self.plan_key = rid, key, plan_key
         self.node: TreeNode = None
         self.matched_len = 0
-
-    @property
-    def compute_tokens(self) -> float:
-        """Tokens that still have to be computed for it."""
-        return len(self.key) - self.matched_len + self.output_len
-
-    @property
-    def token_steps(self) -> float:
-        """KV tokens read in its decode: `p * d + d^2 / 2` of the paper's Mem(r)."""
-        return len(self.key) * self.output_len + self.output_len * self.output_len / 2
 
 
 class Demand:
@@ -70,31 +59,14 @@ class Demand:
 
     Attributes:
         num_pending: waiting requests whose prompt runs through the node.
-        compute_tokens, token_steps: their sums.
         anchored: the requests that match up to this node and no further, by their next page.
     """
 
-    __slots__ = ("anchored", "compute_tokens", "num_pending", "token_steps")
+    __slots__ = ("anchored", "num_pending")
 
     def __init__(self, split_from: Demand | None = None) -> None:
         self.num_pending = split_from.num_pending if split_from else 0
-        self.compute_tokens = split_from.compute_tokens if split_from else 0.0
-        self.token_steps = split_from.token_steps if split_from else 0.0
         self.anchored: dict[Any, dict[str, Expected]] = {}
-
-    def density(self, token_s_ratio: float) -> float | None:
-        """Compute density of the work that waits under the node; None where nothing reads KV.
-
-        Args:
-            token_s_ratio: compute time of a token over the time to read the KV of one.
-        """
-        return token_s_ratio * self.compute_tokens / self.token_steps if self.token_steps else None
-
-    def add(self, expected: Expected, sign: int = 1) -> None:
-        """Count a request, or with -1 no longer."""
-        self.num_pending += sign
-        self.compute_tokens += sign * expected.compute_tokens
-        self.token_steps += sign * expected.token_steps
 
 
 class DemandAwareEviction:
@@ -137,13 +109,13 @@ class BlendRadixCache(RadixCache):
             self.eviction_strategy = DemandAwareEviction(self.eviction_strategy)
             self._least_cut = math.ceil(self.token_to_kv_pool_allocator.size * _LEAST_CUT_RATIO)
 
-    def expect(self, rid: str, key: RadixKey, plan_key: Key, output_len: float) -> None:
+    def expect(self, rid: str, key: RadixKey, plan_key: Key) -> None:
         """A request waits; one that is expected already takes its new place."""
         if self.disable:
             return
         self.forget(rid)
         key, _ = key.maybe_to_bigram_view(self.is_eagle)
-        expected = Expected(rid, key.page_aligned(self.page_size), plan_key, output_len)
+        expected = Expected(rid, key.page_aligned(self.page_size), plan_key)
         self._expected[rid] = expected
         self._enter_at_root(expected)
 
@@ -153,7 +125,7 @@ class BlendRadixCache(RadixCache):
         if expected is None:
             return
         for node in _path_to_root(expected.node):
-            node.demand.add(expected, -1)
+            node.demand.num_pending -= 1
         self._unanchor(expected)
 
     def node_of(self, rid: str) -> TreeNode | None:
@@ -239,9 +211,6 @@ class BlendRadixCache(RadixCache):
             assert node.demand.num_pending == len(of_node), (
                 f"node {node.id} counts {node.demand.num_pending} pending requests, there are {len(of_node)}"
             )
-            for name in ("compute_tokens", "token_steps"):
-                kept, true = getattr(node.demand, name), sum(getattr(e, name) for e in of_node)
-                assert abs(kept - true) <= 1e-6 * max(true, 1.0), f"node {node.id}: {name} {kept}, not {true}"
             anchored = {rid for group in node.demand.anchored.values() for rid in group}
             assert anchored == {e.rid for e in of_node if e.node is node}, f"anchored at node {node.id}"
             if node is not self.root_node:
@@ -276,34 +245,24 @@ class BlendRadixCache(RadixCache):
         for expected in orphans.values():
             expected.node = parent
             expected.matched_len -= len(node.key)
-            for above in _path_to_root(parent):
-                above.demand.compute_tokens += len(node.key)
         super()._delete_leaf(node)
         if orphans:
             parent.demand.anchored[page] = orphans
 
     def _enter_at_root(self, expected: Expected) -> None:
         expected.node, expected.matched_len = self.root_node, 0
-        self.root_node.demand.add(expected)
+        self.root_node.demand.num_pending += 1
         self._descend(expected)
 
     def _descend(self, expected: Expected) -> None:
         """Move a request from its node to the deepest one it matches, and anchor it there."""
-        passed: list[TreeNode] = []
         node, rest = expected.node, expected.key[expected.matched_len :]
         while len(rest) and (child := node.children.get(rest.child_key(self.page_size))) is not None:
             matched = child.key.match(rest, page_size=self.page_size)
             node = child if matched == len(child.key) else self._split_node(child.key, child, matched)
-            passed.append(node)
+            node.demand.num_pending += 1
             rest = rest[matched:]
-        gained = len(expected.key) - expected.matched_len - len(rest)
-        if gained:
-            for above in _path_to_root(expected.node):
-                above.demand.compute_tokens -= gained
-            expected.matched_len += gained
-            for below in passed:
-                below.demand.add(expected)
-        expected.node = node
+        expected.node, expected.matched_len = node, len(expected.key) - len(rest)
         page = rest.child_key(self.page_size) if len(rest) else None
         node.demand.anchored.setdefault(page, {})[expected.rid] = expected
 
