@@ -106,6 +106,15 @@ class OnlinePlan:
         self._pool.waiting.discard(rid)
         self._later.pop(rid, None)
 
+    def __len__(self) -> int:
+        """Requests that wait, as far as it knows."""
+        return len(self._later) + len(self._pool.waiting)
+
+    def clear(self) -> None:
+        """Nobody waits."""
+        self._later.clear()
+        self._pool.waiting.clear()
+
     def next_pool(self) -> dict[str, Place]:
         """Plan the next pool if the present one is nearly empty: the new places, else nothing."""
         if len(self._later) < _LEAST_PLANNED or len(self._pool.waiting) > _NEARLY_EMPTY:

@@ -104,6 +104,7 @@ class BlendSchedulePolicy(SchedulePolicy):
     def calc_priority(self, waiting_queue: list[Req], running_batch: ScheduleBatch | None = None) -> None:
         """Put the next candidates at the head of `waiting_queue`, in place."""
         self.settle()
+        self._check_emptiness()
         self._take_in(waiting_queue)
         self._plan_next_pool()
         self._estimate_again()
@@ -210,6 +211,32 @@ class BlendSchedulePolicy(SchedulePolicy):
         finished = [rid for rid, running in self.running.items() if _has_left(running.req)]
         for rid in finished:
             self._finish(self.running.pop(rid))
+
+    def _check_emptiness(self) -> None:
+        """Where nothing runs nothing is held; what is held all the same is a bug, which is told and ended.
+
+        It would take memory from the others, or let them wait for nobody. SGLang checks its own pools when it
+        is idle (`SchedulerInvariantChecker`); here no count is more than a number to look at.
+        """
+        if self.running:
+            return
+        left = {
+            "tokens of accounts": round(sum(map(abs, self.accounts.used.values()))),
+            "prefixes in flight": len(self.in_flight),
+        }
+        if not len(self._waiting):
+            left["requests of the plan"] = len(self._plan)
+            left["requests expected by the cache"] = 0 if self._cache is None else self._cache.num_expected
+        if not any(left.values()):
+            return
+        words = ", ".join(f"{number} {what}" for what, number in left.items() if number)
+        logger.error("Nothing runs, and there are %s; they are dropped. Please report this.", words)
+        self.accounts = SideAccounts(self.cost)
+        self.in_flight.clear()
+        if not len(self._waiting):
+            self._plan.clear()
+            if self._cache is not None:
+                self._cache.forget_all()
 
     def _finish(self, running: Waiting) -> None:
         req = running.req
@@ -398,8 +425,8 @@ def _has_left(req: Req) -> bool:
 
 
 def _is_lost(req: Req) -> bool:
-    """Retracted, so that it is in the waiting queue; whoever asks has looked there."""
-    return req.is_retracted and req.req_pool_idx is None
+    """Without a place in the KV pool it does not run; whoever asks has looked for it among the waiting."""
+    return req.req_pool_idx is None
 
 
 def keep_what_retracted_requests_computed() -> None:

@@ -1,9 +1,9 @@
 """SGLang's radix cache, whose nodes know what waits for them: `--radix-cache-backend blend`.
 
 Every node carries a `Demand`: how many waiting requests need its tokens, and which of them go on from it.
-Eviction takes nodes that nobody waits for first, by SGLang's own
-eviction policy, then those that are needed last in the plan, and of these no more than has to go, from their
-ends: what is left of a long document still spares its readers most of it.
+Eviction takes nodes that nobody waits for first, by SGLang's own eviction policy, then those that are needed
+last in the plan, and of these no more than has to go, from their ends: what is left of a long document still
+spares its readers most of it.
 
 A waiting request is anchored at the deepest node that its prompt matches. The invariant that makes this
 cheap: no request anchored at a node starts, behind it, like one of the node's children. So inserting a node
@@ -127,6 +127,17 @@ class BlendRadixCache(RadixCache):
         for node in _path_to_root(expected.node):
             node.demand.num_pending -= 1
         self._unanchor(expected)
+
+    @property
+    def num_expected(self) -> int:
+        """Waiting requests that it knows, by name or by count, whichever are more."""
+        return max(len(self._expected), self.root_node.demand.num_pending)
+
+    def forget_all(self) -> None:
+        """Nobody waits; walks the tree."""
+        self._expected.clear()
+        for node in self._nodes():
+            node.demand = Demand()
 
     def node_of(self, rid: str) -> TreeNode | None:
         """The deepest node that a waiting request matches; None if it is not expected."""
