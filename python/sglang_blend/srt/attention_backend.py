@@ -52,8 +52,9 @@ def read_summary(scheduler: Scheduler) -> dict[str, float] | None:
     if not isinstance(runner.attn_backend, CountsReads):
         return None
     pool = runner.token_to_kv_pool
-    kv_bytes_per_token = float(sum(pool.get_kv_size_bytes()) / (pool.size + pool.page_size))
-    return runner.attn_backend.read_counts.summary(kv_bytes_per_token)
+    sizes = pool.get_kv_size_bytes()  # of keys and of values, or with MLA of both in one
+    total = sum(sizes) if isinstance(sizes, tuple) else sizes
+    return runner.attn_backend.read_counts.summary(float(total / (pool.size + pool.page_size)))
 
 
 def _make_backend(runner: ModelRunner) -> AttentionBackend:

@@ -101,9 +101,9 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         return MHATokenToKVPool
 
     def get_mla_kv_pool_cls(self) -> type:
-        from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
+        from sglang_blend.srt.cpu.mla_pool import CpuMLATokenToKVPool
 
-        return MLATokenToKVPool
+        return CpuMLATokenToKVPool
 
     def get_paged_allocator_cls(self) -> type:
         from sglang_blend.srt.cpu.allocator import CpuTokenToKVPoolAllocator

@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sglang.srt.environ import envs
 from sglang.srt.mem_cache.registry import (
     TreeCacheBuildContext,
     register_radix_cache_backend,
 )
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.server_args import add_schedule_policy_choices, get_global_server_args
+from sglang.srt.utils.tensor_bridge import use_mlx
 
 from sglang_blend import fork
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt import attention_backend
+from sglang_blend.srt.cpu import window_pool
 from sglang_blend.srt.sm_groups import stream_group
 
 if TYPE_CHECKING:
@@ -93,6 +96,11 @@ def _needs_another_cache(ctx: TreeCacheBuildContext) -> str:
         (ctx.enable_hierarchical_cache, "--enable-hierarchical-cache"),
         (args.enable_lmcache, "--enable-lmcache"),
         (args.enable_flexkv, "--enable-flexkv"),
+        (args.enable_session_radix_cache, "--enable-session-radix-cache"),
+        (args.enable_streaming_session, "--enable-streaming-session"),
+        (envs.SGLANG_EXPERIMENTAL_CPP_RADIX_TREE.get(), "SGLANG_EXPERIMENTAL_CPP_RADIX_TREE"),
+        (envs.SGLANG_ENABLE_UNIFIED_RADIX_TREE.get(), "SGLANG_ENABLE_UNIFIED_RADIX_TREE"),
+        (use_mlx(), "MLX"),
     ):
         if needed:
             return noun
@@ -181,4 +189,9 @@ _HOOKS: tuple[tuple[str, HookType, Callable[..., Any]], ...] = (
         _choose_stream_group,
     ),
     ("sglang.srt.utils.common.support_triton", HookType.AROUND, attention_backend.support_triton),
+    (
+        "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool",
+        HookType.AROUND,
+        window_pool.build_pool,
+    ),
 )

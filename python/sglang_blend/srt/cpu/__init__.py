@@ -1,1 +1,1 @@
-"""Parts of the CPU platform that subclass the host: imported lazily, by `sglang_blend.srt.platform` only."""
+"""The CPU platform: subclasses of the host, imported lazily by `sglang_blend.srt.platform`, and a hook."""

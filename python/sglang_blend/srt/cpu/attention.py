@@ -8,17 +8,22 @@ a decode step. This subclass computes the same function with
 - extend: only the new tokens as queries, with the offset causal mask; KV heads expanded by stride 0;
 - index tensors and masks built once per forward instead of once per layer.
 
-Encoder-decoder models, cross attention and sliding windows go to the base class unchanged.
+Encoder-decoder models, cross attention and sliding windows go to the base class. Where SGLang keeps the
+layers with sliding windows in a pool of their own, they are read by the slots of that pool; torch_native
+reads them by those of the other pool (0.5.17).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from torch.nn.functional import embedding, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from sglang.srt.layers.radix_attention import RadixAttention
 
 # Requests are padded to the longest of their group; a group ends where that would double the work.
 _MAX_PADDING_RATIO = 1.5
@@ -118,10 +123,57 @@ def extend_pieces(
 class BatchedAttnBackend(TorchNativeAttnBackend):
     """`--attention-backend blend` with `shared_prefix_attention` off; outputs as torch_native."""
 
+    _in_window_pool = False  # the present layer's KV is in the pool of sliding-window layers
+
     def init_forward_metadata(self, forward_batch: ForwardBatch) -> None:
         super().init_forward_metadata(forward_batch)
         self._decode_groups: list[DecodeGroup] | None = None
         self._extend_pieces: list[ExtendPiece] | None = None
+        self._window_rows: torch.Tensor | None = None
+
+    def forward_extend(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: RadixAttention,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As SGLang's."""
+        self._enter(layer)
+        return super().forward_extend(q, k, v, layer, *args, **kwargs)
+
+    def forward_decode(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: RadixAttention,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """As SGLang's."""
+        self._enter(layer)
+        return super().forward_decode(q, k, v, layer, *args, **kwargs)
+
+    def _enter(self, layer: RadixAttention) -> None:
+        if self.use_sliding_window_kv_pool:
+            self._in_window_pool = self.token_to_kv_pool.layers_mapping[layer.layer_id][1]
+
+    def _slots_of_layer(
+        self, req_to_token: torch.Tensor, req_pool_indices: torch.Tensor, seq_lens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`req_to_token` and `req_pool_indices` for the pool that the present layer is in.
+
+        Slots that have left every window are freed and read as slot 0, behind the mask.
+        """
+        if not self._in_window_pool:
+            return req_to_token, req_pool_indices
+        if self._window_rows is None:
+            rows = req_to_token[req_pool_indices, : int(seq_lens.max())]
+            self._window_rows = self.token_to_kv_pool.translate_loc_from_full_to_swa(rows)
+        return self._window_rows, torch.arange(len(req_pool_indices))
 
     def _run_sdpa_forward_decode(
         self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
@@ -129,7 +181,9 @@ class BatchedAttnBackend(TorchNativeAttnBackend):
         sliding_window_size=None,
     ):  # fmt: skip
         """query, output: (bs, num_heads, head_dim); see the base class for the rest."""
-        if encoder_lens is not None or is_cross_attn or sliding_window_size is not None:
+        is_plain = encoder_lens is None and not is_cross_attn and sliding_window_size is None
+        if not is_plain or self._in_window_pool:
+            req_to_token, req_pool_indices = self._slots_of_layer(req_to_token, req_pool_indices, seq_lens)
             return super()._run_sdpa_forward_decode(
                 query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, encoder_lens,
                 scaling, enable_gqa, causal, is_cross_attn, sliding_window_size,
@@ -152,7 +206,9 @@ class BatchedAttnBackend(TorchNativeAttnBackend):
         causal=False, is_cross_attn=False, sliding_window_size=None,
     ):  # fmt: skip
         """query, output: (num_new_tokens, num_heads, head_dim); see the base class for the rest."""
-        if encoder_lens is not None or is_cross_attn or not causal or sliding_window_size is not None:
+        is_plain = encoder_lens is None and not is_cross_attn and causal and sliding_window_size is None
+        if not is_plain or self._in_window_pool:
+            req_to_token, req_pool_indices = self._slots_of_layer(req_to_token, req_pool_indices, seq_lens)
             return super()._run_sdpa_forward_extend(
                 query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
                 extend_prefix_lens, extend_seq_lens, encoder_lens, scaling, enable_gqa, causal,

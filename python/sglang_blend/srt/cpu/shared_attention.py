@@ -183,7 +183,8 @@ class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
     ):  # fmt: skip
         """query, output: (bs, num_heads, head_dim); see SGLang's class for the rest."""
         plan = None
-        if _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size):
+        is_shareable = _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size)
+        if is_shareable and not self._in_window_pool:
             if self._decode_plan is None:
                 self._decode_plan = self.plan_decode(req_to_token, req_pool_indices, seq_lens)
             plan = self._decode_plan
@@ -207,7 +208,8 @@ class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
     ):  # fmt: skip
         """query, output: (num_new_tokens, num_heads, head_dim); see SGLang's class for the rest."""
         plan = None
-        if causal and _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size):
+        is_shareable = _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size)
+        if causal and is_shareable and not self._in_window_pool:
             if self._extend_plan is None:
                 self._extend_plan = self.plan_extend(
                     req_to_token, req_pool_indices, seq_lens, extend_prefix_lens
