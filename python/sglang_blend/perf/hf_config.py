@@ -7,7 +7,7 @@ counted from the sizes, layer by layer, biases and norms included, so that total
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,36 @@ class Family:
     qk_norm: bool = False
     norms_per_layer: int = 2
     tied_by_default: bool = False
-    windows: str = "none"  # none | all | alternate | layer_types | pattern | max_window_layers
+    windows: str = "none"  # none | all | alternate | pattern | max_window_layers | chunks
+    full_every: int = 6  # of windows="pattern": this layer of so many sees everything, unless the config says
+    defaults: Mapping[str, int] = field(default_factory=dict)  # sizes that published configs leave out
 
+
+_GEMMA3_SIZES = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+}
+_QWEN2 = Family(qkv_bias=True, windows="max_window_layers")
+_QWEN3 = Family(qk_norm=True, windows="max_window_layers")
+_LLAMA4 = Family(windows="chunks")
 
 # Model types whose layers are plain attention + gated MLP (or routed gated MLPs), as SGLang 0.5.17 runs them.
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "mistral": Family(windows="all"),
     "mixtral": Family(windows="all"),
-    "qwen2": Family(qkv_bias=True, windows="max_window_layers"),
-    "qwen2_moe": Family(qkv_bias=True, windows="max_window_layers"),
-    "qwen3": Family(qk_norm=True, windows="max_window_layers"),
-    "qwen3_moe": Family(qk_norm=True, windows="max_window_layers"),
+    "qwen2": _QWEN2,
+    "qwen2_moe": _QWEN2,
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3,
     "gemma": Family(tied_by_default=True),
     "gemma2": Family(tied_by_default=True, norms_per_layer=4, windows="alternate"),
-    "gemma3_text": Family(tied_by_default=True, norms_per_layer=4, qk_norm=True, windows="pattern"),
+    "gemma3_text": Family(
+        tied_by_default=True, norms_per_layer=4, qk_norm=True, windows="pattern", defaults=_GEMMA3_SIZES
+    ),
     "phi3": Family(windows="all"),
     "olmo2": Family(qk_norm=True),
     "granite": Family(),
@@ -50,7 +65,39 @@ FAMILIES: dict[str, Family] = {
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
     "gpt_oss": Family(qkv_bias=True, out_bias=True, windows="alternate"),
+    # The language models of vision models, in their own files and as Transformers nests them.
+    "qwen2_vl": _QWEN2,
+    "qwen2_vl_text": _QWEN2,
+    "qwen2_5_vl": _QWEN2,
+    "qwen2_5_vl_text": _QWEN2,
+    "qwen3_vl_text": _QWEN3,
+    "qwen3_vl_moe_text": _QWEN3,
+    "glm4v_text": Family(norms_per_layer=4),
+    "glm4v_moe_text": Family(),
+    "llama4_text": _LLAMA4,
+    # Made like one of those above.
+    "internlm2": Family(),
+    "kimi_k2": Family(),
+    "ministral3": Family(windows="all"),
+    "mimo": Family(qkv_bias=True),
+    "seed_oss": Family(qkv_bias=True),
+    "ernie4_5": Family(tied_by_default=True),
+    "hunyuan_v1_dense": Family(qk_norm=True),
+    "exaone4": Family(qk_norm=True, windows="pattern", full_every=4),
+    "cohere": Family(tied_by_default=True, norms_per_layer=1),
+    "cohere2": Family(tied_by_default=True, norms_per_layer=1, windows="pattern", full_every=4),
+    "olmo3": Family(qk_norm=True, windows="pattern", full_every=4),
+    "olmoe": Family(qk_norm=True),
+    "granitemoe": Family(),
+    "phimoe": Family(windows="all"),
+    "glm4": Family(norms_per_layer=4),
+    "glm4_moe": Family(),
+    "glm4_moe_lite": Family(),
+    "dots1": Family(qk_norm=True, windows="max_window_layers"),
+    "minimax_m2": Family(qk_norm=True),
 }
+# Where multi-modal models keep the config of their language model.
+_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 # Keys and layer kinds that give a hybrid away, whatever its model_type says.
 _HYBRID_KEYS = (
@@ -127,28 +174,35 @@ def shape_from_config(config: Config, *, name: str | None = None) -> ModelShape:
         ConfigError: unknown or hybrid model type, or a missing or impossible size.
     """
     quantization = config.get("quantization_config")
-    text = config.get("text_config")
-    if isinstance(text, Mapping):
-        inherited = {"tie_word_embeddings", "torch_dtype", "dtype"}
-        config = {**{k: config[k] for k in inherited if k in config}, **text}
+    for key in _TEXT_CONFIGS:
+        if isinstance(text := config.get(key), Mapping):
+            inherited = {"tie_word_embeddings", "torch_dtype", "dtype"}
+            config = {**{k: config[k] for k in inherited if k in config}, **text}
     model_type = config.get("model_type")
     _refuse_hybrid(config, model_type)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
             f"model type {model_type!r} is not modelled; allowed are {', '.join(FAMILIES)}; "
-            "name a similar model with --model-shape instead."
+            "`sglang-blend plan` and `simulate` take a similar one by --model-shape."
         )
-    return check_shape(
-        _shape(
-            config, FAMILIES[model_type], name or str(config.get("_name_or_path") or model_type), quantization
-        )
-    )
+    family = FAMILIES[model_type]
+    config = {**family.defaults, **config}
+    try:
+        shape = _shape(config, family, name or str(config.get("_name_or_path") or model_type), quantization)
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"model config of type {model_type!r} has a value that was not expected ({error}); check "
+            "config.json."
+        ) from error
+    return check_shape(shape)
 
 
 def _refuse_hybrid(config: Config, model_type: object) -> None:
     layer_kinds = config.get("layer_types") or config.get("layers_block_type") or ()
     foreign = [k for k in layer_kinds if k not in ("full_attention", *_WINDOW_KINDS)]
     keys = [key for key in _HYBRID_KEYS if config.get(key) is not None]
+    if "attn_type_list" in keys and all(config["attn_type_list"]):  # 1 is full attention
+        keys.remove("attn_type_list")
     if model_type in _HYBRID_TYPES or foreign or keys:
         sign = (
             f"layers of kind {foreign[0]!r}"
@@ -158,10 +212,9 @@ def _refuse_hybrid(config: Config, model_type: object) -> None:
             else "state-space layers"
         )
         raise ConfigError(
-            f"model type {model_type!r} is a hybrid ({sign}), whose memory does not grow with the "
-            "context as the cost model "
-            "assumes; order its batches with --order dfs, or name a similar pure-attention model "
-            "with --model-shape."
+            f"model type {model_type!r} is a hybrid ({sign}), whose memory does not grow with the context as "
+            "the cost model assumes; order its batches with --order dfs; `sglang-blend plan` and `simulate` "
+            "take a similar pure-attention model by --model-shape."
         )
 
 
@@ -259,7 +312,8 @@ def _mlp_params(config: Config, hidden: int) -> tuple[int, int, int]:
     """Parameters of a dense MLP, of an MoE layer outside its routed experts, and of one routed expert."""
     bias = bool(config.get("mlp_bias", False))
     inner = _size(config, "intermediate_size")
-    dense = 3 * hidden * inner + (2 * inner + hidden if bias else 0)
+    dense_inner = _size(config, "intermediate_size_mlp", inner)
+    dense = 3 * hidden * dense_inner + (2 * dense_inner + hidden if bias else 0)
     num_experts = _num_experts(config)
     if not num_experts:
         return dense, 0, 0
@@ -268,6 +322,8 @@ def _mlp_params(config: Config, hidden: int) -> tuple[int, int, int]:
     fixed = hidden * num_experts
     if config.get("n_shared_experts"):
         fixed += expert * _size(config, "n_shared_experts")
+    if config.get("intermediate_size_mlp"):  # Llama 4 has one, and says so nowhere
+        fixed += expert
     if config.get("shared_expert_intermediate_size"):
         fixed += 3 * hidden * _size(config, "shared_expert_intermediate_size") + hidden
     return dense, fixed, expert
@@ -281,13 +337,17 @@ def _num_experts(config: Config) -> int:
 
 
 def _num_moe_layers(config: Config, layers: int) -> int:
-    first, step = int(config.get("first_k_dense_replace") or 0), int(config.get("decoder_sparse_step") or 1)
+    first = int(config.get("first_k_dense_replace") or 0)
+    step = int(config.get("decoder_sparse_step") or config.get("interleave_moe_layer_step") or 1)
     dense_only = set(config.get("mlp_only_layers") or ())
     return sum(1 for i in range(first, layers) if i not in dense_only and (i + 1) % step == 0)
 
 
 def _windows(config: Config, family: Family, layers: int) -> tuple[int | None, int]:
     """The sliding window and how many layers have it."""
+    if family.windows == "chunks":
+        chunk = config.get("attention_chunk_size")
+        return (None, 0) if chunk is None else (_size(config, "attention_chunk_size"), layers - layers // 4)
     window = config.get("sliding_window")
     if family.windows == "none" or window is None or config.get("use_sliding_window") is False:
         return None, 0
@@ -300,7 +360,13 @@ def _windows(config: Config, family: Family, layers: int) -> tuple[int | None, i
     elif family.windows == "alternate":
         num = (layers + 1) // 2
     elif family.windows == "pattern":
-        pattern = _size(config, "sliding_window_pattern", 6)
+        pattern = config.get("sliding_window_pattern")
+        # EXAONE writes "LLLG": three with a window, one without.
+        pattern = (
+            len(pattern)
+            if isinstance(pattern, str)
+            else _size(config, "sliding_window_pattern", family.full_every)
+        )
         num = sum(1 for i in range(layers) if (i + 1) % pattern)
     elif family.windows == "max_window_layers":
         num = max(0, layers - int(config.get("max_window_layers") or 0))
