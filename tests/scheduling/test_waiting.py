@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 
 import pytest
 
@@ -48,13 +49,41 @@ def test_each_side_stands_in_planned_order_however_they_come_and_go() -> None:
     assert len(waiting) == 30
 
 
-def test_a_request_can_be_moved_to_another_place() -> None:
+@pytest.mark.parametrize("others", [0, 500], ids=["half of them", "a few of many"])
+def test_requests_can_be_given_other_places(others: int) -> None:
     waiting = WaitingRequests()
-    for rank in (1, 2, 3):
+    for rank in (1, 2, 3, 4, *range(10, 10 + others)):
         waiting.add(request(rank))
-    waiting.move("r001", (1, 0, 9, 1), Side.RIGHT)
-    assert line(waiting, Side.LEFT) == [2, 3]
+    waiting.move({"r001": ((1, 0, 9, 1), Side.RIGHT), "r003": ((1, 0, 0, 3), Side.LEFT)})
+    assert line(waiting, Side.LEFT) == [0, 2, 4, *range(10, 10 + others)]
     assert line(waiting, Side.RIGHT) == [9]
+    assert waiting.remove("r001").side == Side.RIGHT
+
+
+@pytest.mark.alone
+def test_giving_many_requests_places_takes_about_as_long_for_each() -> None:
+    """A pool of the online plan may be all that waits; a deletion from a list moves what stands behind."""
+
+    def seconds(num: int) -> float:
+        waiting = WaitingRequests()
+        for rank in range(num):
+            waiting.add(request(rank))
+        ranks = random.Random(0).sample(range(num), num)
+        places = {f"r{old:03d}": ((1, 1, new, old), Side.LEFT) for old, new in enumerate(ranks)}
+        start = time.perf_counter()
+        waiting.move(places)
+        return time.perf_counter() - start
+
+    assert seconds(100_000) < 40 * seconds(10_000)
+
+
+@pytest.mark.parametrize("output_len", [1, 3, 200])
+def test_a_planned_output_is_expected_as_long_as_the_plan_says(output_len: int) -> None:
+    """How long one goes on that outruns its estimate is another question: that is at least 8 tokens."""
+    waiting = request(0, output_len=output_len)
+    assert waiting.mean_len == output_len
+    assert waiting.peak_tokens == 100 + output_len
+    assert waiting.remaining_len(0, 1) == max(output_len, 8)
 
 
 def test_the_memory_of_the_two_sides_follows_the_densities() -> None:

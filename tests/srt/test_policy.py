@@ -93,6 +93,36 @@ def test_prefill_beside_decode_grows_when_outputs_turn_out_shorter_than_planned(
     assert policy.paced_prefill_tokens(8, 4096) > 3 * before
 
 
+def test_what_ends_as_planned_is_neither_early_nor_late(policy):
+    """Of a few tokens, too."""
+    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
+
+    for number, (planned, output_len) in enumerate([(20, 20), (3, 3), (1, 1), (20, 10), (3, 5)]):
+        request = _request(number, 1.0)
+        request.sampling_params.custom_params[HINTS_KEY] |= {"est_output_len": planned}
+        policy.calc_priority([request])
+        request.last_node = policy.tree_cache.root_node
+        policy.admit(request, 0)
+        request.output_ids.extend([1] * output_len)
+        request.finished_reason = FINISH_LENGTH(output_len)
+    policy.settle()
+    assert (policy.counters.finished, policy.counters.early, policy.counters.overrun) == (5, 1, 1)
+
+
+def test_what_has_finished_is_no_work_that_is_left(policy):
+    """Nobody asks for a pass while nothing waits, and the GPU is divided all the same."""
+    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
+
+    queue = [_request(number, 1.0) for number in range(2)]
+    policy.calc_priority(queue)
+    for req in queue:
+        req.last_node = policy.tree_cache.root_node
+        policy.admit(req, 0)
+    both = policy.split_work().kv_read_s
+    queue[0].finished_reason = FINISH_LENGTH(20)
+    assert policy.split_work().kv_read_s == pytest.approx(both / 2)
+
+
 def test_a_flushed_cache_begins_another_job(args):
     """What was learnt of output lengths goes with what was cached."""
     from sglang.srt.managers.schedule_batch import FINISH_LENGTH

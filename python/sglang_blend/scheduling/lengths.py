@@ -51,6 +51,9 @@ class ExpectedOutput(Protocol):
         0 to 1, a part of the distance from its mean to its high quantile.
         """
 
+    def mean(self, max_new_tokens: int) -> float:
+        """Tokens of the whole output of a request that has not begun, within the cap."""
+
     def remaining(self, num_generated: int, max_new_tokens: int) -> ExpectedLen:
         """Tokens to come after `num_generated`, within the cap."""
 
@@ -65,6 +68,10 @@ class PlannedLen:
 
     def __init__(self, mean: float, high: float) -> None:
         self._mean, self._high = mean, max(mean, high)
+
+    def mean(self, max_new_tokens: int) -> float:
+        """See `ExpectedOutput`: as the plan says, while what is to come is never less than 8 tokens."""
+        return min(self._mean, max_new_tokens)
 
     def remaining(self, num_generated: int, max_new_tokens: int) -> ExpectedLen:
         """See `ExpectedOutput`."""
@@ -132,6 +139,10 @@ class LengthClass:
         self._area = [0.0, *np.cumsum(width * np.array(self._survival[:-1])).tolist()]
         self._num_new = 0
         self.version += 1
+
+    def mean(self, max_new_tokens: int) -> float:
+        """See `ExpectedOutput`."""
+        return self.remaining(0, max_new_tokens).mean
 
     def remaining(self, num_generated: int, max_new_tokens: int) -> ExpectedLen:
         """See `ExpectedOutput`."""

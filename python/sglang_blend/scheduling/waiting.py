@@ -7,7 +7,7 @@ however many wait.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from sglang_blend.scheduling.peak import with_margin
 
 # (0 without hints, else 1; pool of the online plan; rank; arrival): a total order.
 Key = tuple[int, int, float, int]
+
+# Moving a request costs as much as sorting about so many: what stands behind it in a list is copied.
+_FEW_RATIO = 1 / 64
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +65,7 @@ class Waiting:
     def mean_len(self) -> float:
         """Its whole output as expected now, tokens."""
         if self._mean_version != self.expected.version:
-            self._mean_len = self.expected.remaining(0, self.max_new_tokens).mean
+            self._mean_len = self.expected.mean(self.max_new_tokens)
             self._mean_version = self.expected.version
         return self._mean_len
 
@@ -117,22 +120,30 @@ class WaitingRequests:
     def add(self, waiting: Waiting) -> None:
         """A request has come; its key is new."""
         self._by_rid[waiting.rid] = waiting
-        insort(self._line_of(waiting), (waiting.key, waiting))
+        self._enter_line(waiting)
 
     def remove(self, rid: str) -> Waiting:
         """A request has left: admitted or aborted."""
         waiting = self._by_rid.pop(rid)
-        line = self._line_of(waiting)
-        at = bisect_left(line, (waiting.key,))
-        assert line[at][1] is waiting, f"{rid} is not where its key {waiting.key} says"
-        del line[at]
+        self._leave_line(waiting)
         return waiting
 
-    def move(self, rid: str, key: Key, side: Side) -> None:
-        """Give a request another place."""
-        waiting = self.remove(rid)
-        waiting.key, waiting.side = key, side
-        self.add(waiting)
+    def move(self, places: Mapping[str, tuple[Key, Side]]) -> None:
+        """Give requests other places: one after the other if they are few, else all lines are made again."""
+        if are_few := len(places) < _FEW_RATIO * len(self):
+            for rid in places:
+                self._leave_line(self._by_rid[rid])
+        for rid, (key, side) in places.items():
+            self._by_rid[rid].key, self._by_rid[rid].side = key, side
+        if are_few:
+            for rid in places:
+                self._enter_line(self._by_rid[rid])
+            return
+        self._line = {Side.LEFT: [], Side.RIGHT: []}
+        for waiting in self:
+            self._line_of(waiting).append((waiting.key, waiting))
+        for line in self._line.values():
+            line.sort()
 
     def ahead(self, side: Side, position: int) -> Waiting | None:
         """The request at this position of a side, 0 first; None beyond its end."""
@@ -146,6 +157,15 @@ class WaitingRequests:
     def first(self) -> Waiting | None:
         """The request that is next in the plan, of both sides."""
         return min(self.heads(), key=lambda head: head.key, default=None)
+
+    def _enter_line(self, waiting: Waiting) -> None:
+        insort(self._line_of(waiting), (waiting.key, waiting))
+
+    def _leave_line(self, waiting: Waiting) -> None:
+        line = self._line_of(waiting)
+        at = bisect_left(line, (waiting.key,))
+        assert line[at][1] is waiting, f"{waiting.rid} is not where its key {waiting.key} says"
+        del line[at]
 
     def _line_of(self, waiting: Waiting) -> list[tuple[Key, Waiting]]:
         return self._line[waiting.account]

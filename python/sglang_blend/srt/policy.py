@@ -166,6 +166,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         """What waiting and running requests have still to do; None without a cost model."""
         if self.cost is None:
             return None
+        self.settle()  # nobody asks for a pass while nothing waits
         return remaining_work(
             self._waiting,
             self.running.values(),
@@ -357,17 +358,22 @@ class BlendSchedulePolicy(SchedulePolicy):
         )
 
     def _plan_next_pool(self) -> None:
-        for rid, place in self._plan.next_pool().items():
+        if not (pool := self._plan.next_pool()):
+            return
+        places: dict[str, tuple[Key, Side]] = {}
+        for rid, place in pool.items():
             waiting = self._waiting.get(rid)
             assert waiting is not None, f"{rid} was planned but does not wait"
             waiting.density, waiting.root_density = place.density, place.root_density
             waiting.shared_len = place.shared_len
-            self._waiting.move(rid, (_UNHINTED, place.pool, place.rank, waiting.key[-1]), place.side)
+            key = (_UNHINTED, place.pool, place.rank, waiting.key[-1])
+            places[rid] = key, place.side
             if self._cache is not None:
                 self._cache.forget(rid)
-                heapq.heappush(self._unexpected, (waiting.key, rid))
-            self._changed = True
+                heapq.heappush(self._unexpected, (key, rid))
+        self._waiting.move(places)
         self.counters.plans = self._plan.num_plans
+        self._changed = True
 
     def _estimate_again(self) -> None:
         """Let what has finished, and how long the others have run, into the estimates."""
