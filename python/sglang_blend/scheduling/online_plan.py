@@ -121,7 +121,7 @@ class OnlinePlan:
             return {}
         newcomers = list(self._later.values())
         self._later.clear()
-        places = self._plan(newcomers, self._pool.number + 1)
+        places, sequence = self._plan(newcomers, self._pool.number + 1)
         left_over = {rid: self._pool.place[rid] for rid in self._pool.waiting}
         self._pool = _Pool(
             number=self._pool.number + 1, size=len(newcomers), waiting=set(left_over), place=left_over
@@ -129,7 +129,8 @@ class OnlinePlan:
         for newcomer, place in zip(newcomers, places, strict=True):
             self._pool.place[newcomer.rid] = place
             self._pool.waiting.add(newcomer.rid)
-        self._pool.in_order = sorted(map(_sort_key, newcomers))
+        # All but equal prompts are in order already: long ones that begin alike are slow to compare.
+        self._pool.in_order = sorted(_sort_key(newcomers[row]) for row in sequence)
         first, last = self._pool.in_order[0], self._pool.in_order[-1]
         if first[0] == last[0]:
             self._pool.common_len = common_prefix_len(first[1], last[1])
@@ -150,7 +151,8 @@ class OnlinePlan:
                     best, best_len = rid, shared
         return best
 
-    def _plan(self, newcomers: list[Newcomer], pool: int) -> list[Place]:
+    def _plan(self, newcomers: list[Newcomer], pool: int) -> tuple[list[Place], list[int]]:
+        """The place of each, and their numbers in the order of their prompts."""
         namespaces = {name: i for i, name in enumerate(sorted({n.namespace for n in newcomers}))}
         offsets = np.zeros(len(newcomers) + 1, np.int64)
         np.cumsum([len(n.token_ids) for n in newcomers], out=offsets[1:])
@@ -174,10 +176,11 @@ class OnlinePlan:
         density, rest = hints.density.tolist(), hints.root_density.tolist()
         shared = hints.shared_len.tolist()
         side = [Side(number) for number in schedule.side.tolist()]
-        return [
+        places = [
             Place(pool, rank, side[row], density[row], rest[row], shared[row])
             for row, rank in enumerate(schedule.rank.tolist())
         ]
+        return places, workload.tree.sequence.tolist()
 
 
 def _sort_key(newcomer: Newcomer) -> tuple[str, array[int], str]:
