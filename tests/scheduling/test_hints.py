@@ -6,13 +6,25 @@ from typing import Any
 import pytest
 
 from sglang_blend.core.request import Side
-from sglang_blend.scheduling.hints import HINTS_KEY, HintError, Hints, read_hints
+from sglang_blend.scheduling.hints import HINTS_KEY, HintError, Hints, read_hints, with_hints
 
 
 @pytest.mark.parametrize("density", [0.5, math.inf])
 def test_hints_survive_the_way_through_json(density: float) -> None:
     hints = Hints(7, Side.RIGHT, 20, 40, 3, density, 1.25)
     assert read_hints({"other": 1, HINTS_KEY: hints.to_json()}) == hints
+
+
+def test_the_plan_wins_over_hints_that_a_request_brought() -> None:
+    """A rank means something only beside the others of its plan; what else is in there stays."""
+    brought: dict[str, Any] = {"other": 1, HINTS_KEY: Hints(7, est_output_len=3).to_json()}
+    planned = Hints(2, Side.RIGHT, 20, 40, 5)
+    carried = with_hints(brought, planned.to_json())
+    assert read_hints(carried) == planned
+    assert carried["other"] == 1
+    assert brought[HINTS_KEY]["rank"] == 7, "the request itself is as it was"
+    assert read_hints(with_hints(None, planned.to_json())) == planned
+    assert with_hints(brought, None) == brought, "no plan, no word against them"
 
 
 @pytest.mark.parametrize("params", [None, {}, {"temperature": 1}, [1, 2], "blend"])

@@ -18,7 +18,8 @@ def _tokens(rng: random.Random, count: int) -> list[int]:
 
 
 def _params(max_new_tokens: int, **hints: Any) -> dict[str, Any]:
-    params = {"max_new_tokens": max_new_tokens, "ignore_eos": True, "temperature": 0}
+    """Of an output of just this length, which is not known beforehand, as it would be with `ignore_eos`."""
+    params = {"max_new_tokens": max_new_tokens, "min_new_tokens": max_new_tokens, "temperature": 0}
     return params | ({"custom_params": {"blend": hints}} if hints else {})
 
 

@@ -164,6 +164,30 @@ def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(seed, arg
     assert life.policy.counters.retracted > 0
 
 
+@pytest.mark.parametrize(
+    ("ignore_eos", "hints", "expected"),
+    [
+        (True, None, 200),
+        (True, Hints(0, est_output_len=50), 200),
+        (True, Hints(0, est_output_len=50, num_observed=9), 200),
+        (False, Hints(0, est_output_len=50, num_observed=9), 50),
+        (False, Hints(0, est_output_len=500, num_observed=9), 200),
+        (False, Hints(0, est_output_len=50), None),
+        (False, None, None),
+    ],
+)
+def test_a_fixed_length_goes_before_the_plan_and_the_plan_before_what_was_seen(
+    ignore_eos, hints, expected, args
+):
+    """With hints and without; an estimate that rests on nothing is none. None: what was seen."""
+    life = Life(args)
+    life.come(max_new_tokens=200)
+    req = life.come(max_new_tokens=200, hints=hints, ignore_eos=ignore_eos)
+    life.plan()
+    seen = life.policy.waiting(life.queue[0] if life.queue[0] is not req else life.queue[1]).mean_len
+    assert life.policy.waiting(req).mean_len == (expected or seen)
+
+
 def test_who_holds_no_memory_runs_no_more_whatever_took_it(args):
     """Otherwise a request that left in a way nobody thought of would keep others waiting for ever."""
     life = Life(args)

@@ -1,9 +1,14 @@
 """What a request carries from the plan to the scheduler, inside `sampling_params.custom_params`.
 
-    custom_params = {"blend": hints.to_json()}       # in the parent
-    hints = read_hints(req.sampling_params.custom_params)     # in the scheduler
+    custom_params = with_hints(custom_params, hints.to_json())    # in the parent
+    hints = read_hints(req.sampling_params.custom_params)         # in the scheduler
 
 Only scalars, one level deep: the type that SGLang declares for `custom_params` allows no more.
+
+Where several have a word on a request, one rule holds for all ways in. Its place and its densities are those
+of the plan that it runs in; hints that it brought along count where nobody else plans it. Its length is, in
+this order, a fixed one (`ignore_eos`), what its hints say if they rest on finished outputs (`num_observed`),
+and what the scheduler has seen itself.
 """
 
 from __future__ import annotations
@@ -50,6 +55,17 @@ class Hints(NamedTuple):
         """As JSON values; an infinite density, which JSON has not, is left out and read back as infinite."""
         values = {name: value for name, value in self._asdict().items() if value != math.inf}
         return values | {"side": int(self.side)}
+
+
+def with_hints(
+    custom_params: dict[str, Any] | None, hints: dict[str, int | float] | None
+) -> dict[str, Any] | None:
+    """The custom params of a request with the plan's hints in place of its own; without a plan as they were.
+
+    Args:
+        hints: as `Hints.to_json` gives them.
+    """
+    return custom_params if hints is None else {**(custom_params or {}), HINTS_KEY: hints}
 
 
 def read_hints(custom_params: object) -> Hints | None:

@@ -24,7 +24,7 @@ from sglang_blend.config import default_window
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.job.feeding import feed, feed_planned
 from sglang_blend.job.planning import JobPlan
-from sglang_blend.scheduling.hints import HINTS_KEY
+from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.request_list import RequestList, can_plan, read_list
 
 # The scheduler orders fewer prompts by itself as well as a plan would.
@@ -147,7 +147,7 @@ class _ListRun:
     def _give_hints(self, row: int, hints: dict[str, Any] | None) -> None:
         if hints is not None:
             params = self._requests.singles[row].sampling_params
-            params["custom_params"] = {HINTS_KEY: hints, **(params.get("custom_params") or {})}
+            params["custom_params"] = with_hints(params.get("custom_params"), hints)
 
     async def _run_one(self, row: int, on_answer: Callable[[int, Answer], None]) -> Answer:
         """Run a row to its end; returns the last that was said about it."""

@@ -323,22 +323,24 @@ class BlendSchedulePolicy(SchedulePolicy):
 
     def _with_hints(self, req: Req, hints: Hints) -> Waiting:
         cap = max(req.sampling_params.max_new_tokens, 1)
-        expected: ExpectedOutput = (
-            PlannedLen(min(hints.est_output_len, cap), min(hints.admission_output_len, cap))
-            if hints.num_observed
-            else self._lengths.of(cap)
-        )
         key = (_HINTED, 0, hints.rank, self._arrived)
-        return self._as_planned(req, key, expected, hints.est_output_len, hints)
+        return self._as_planned(req, key, self._expected(req, cap, hints), hints.est_output_len, hints)
 
     def _without_hints(self, req: Req) -> Waiting:
         cap = max(req.sampling_params.max_new_tokens, 1)
-        exact = req.sampling_params.ignore_eos
-        expected: ExpectedOutput = PlannedLen(cap, cap) if exact else self._lengths.of(cap)
+        expected = self._expected(req, cap)
         mean, high = expected.remaining(0, cap)
         place = self._plan.arrive(Newcomer(req.rid, req.origin_input_ids, cap, mean, high, namespace(req)))
         key = (_UNHINTED, place.pool, place.rank, self._arrived)
         return self._as_planned(req, key, expected, mean, place)
+
+    def _expected(self, req: Req, cap: int, hints: Hints | None = None) -> ExpectedOutput:
+        """By the rule of `scheduling.hints`."""
+        if req.sampling_params.ignore_eos:
+            return PlannedLen(cap, cap)
+        if hints is not None and hints.num_observed:
+            return PlannedLen(min(hints.est_output_len, cap), min(hints.admission_output_len, cap))
+        return self._lengths.of(cap)
 
     def _as_planned(
         self, req: Req, key: Key, expected: ExpectedOutput, planned_len: float, plan: Hints | Place

@@ -34,7 +34,7 @@ from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine import Answer, Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
-from sglang_blend.scheduling.hints import HINTS_KEY
+from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.bodies import (
     ABORTED,
     error_body,
@@ -147,8 +147,8 @@ class Serving:
         """
         endpoint = self._endpoints[line.url]
         request = self._with_token_ids(endpoint.request_class.model_validate(line.body), token_ids)
-        if hints is not None and not isinstance(request, EmbeddingRequest):
-            request.custom_params = {**(request.custom_params or {}), HINTS_KEY: hints}
+        if not isinstance(request, EmbeddingRequest):
+            request.custom_params = with_hints(request.custom_params, hints)
         copies = self._one_choice_each(request, number)
         results = await asyncio.gather(*(endpoint.serving.handle_request(copy, None) for copy in copies))
         for result in results:
