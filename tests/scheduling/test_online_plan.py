@@ -60,6 +60,14 @@ def test_namespaces_do_not_share() -> None:
     assert plan.arrive(newcomer("lora", group(0, 50), namespace="adapter")).pool == 2
 
 
+@pytest.mark.parametrize("tokens", [[], [-1, 5], [2**31], [2**40, 7]])
+def test_a_prompt_that_the_planner_would_refuse_is_planned_with_the_others(tokens: list[int]) -> None:
+    """SGLang lets prompts without tokens through, and any token id: no request may end the scheduler."""
+    plan = OnlinePlan("dual-scan", None)
+    ranks = arrive_all(plan, [newcomer("odd", tokens), *(newcomer(f"g{i}", group(i, i)) for i in range(9))])
+    assert sorted(rank for _, rank in ranks.values()) == list(range(10))
+
+
 def test_with_a_cost_model_both_sides_are_used() -> None:
     plan = OnlinePlan("dual-scan", ToyCost(kv_pool_tokens=1_000))
     dense = [newcomer(f"dense{i}", group(i, i) * 4, output_len=1.0) for i in range(30)]

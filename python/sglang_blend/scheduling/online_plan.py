@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost import CostModel
@@ -37,6 +38,7 @@ _NEARLY_EMPTY = 64
 _MOST_JOINED = 4
 # Fewer requests than this run in order of arrival: there is nothing to plan.
 _LEAST_PLANNED = 8
+_LARGEST_ID = 2**31 - 1
 
 
 class Newcomer(NamedTuple):
@@ -154,12 +156,11 @@ class OnlinePlan:
     def _plan(self, newcomers: list[Newcomer], pool: int) -> tuple[list[Place], list[int]]:
         """The place of each, and their numbers in the order of their prompts."""
         namespaces = {name: i for i, name in enumerate(sorted({n.namespace for n in newcomers}))}
+        prompts = [_plannable(n.token_ids) for n in newcomers]
         offsets = np.zeros(len(newcomers) + 1, np.int64)
-        np.cumsum([len(n.token_ids) for n in newcomers], out=offsets[1:])
+        np.cumsum([len(prompt) for prompt in prompts], out=offsets[1:])
         table = RequestTable(
-            token_ids=np.concatenate([np.frombuffer(n.token_ids, np.int64) for n in newcomers]).astype(
-                np.int32
-            ),
+            token_ids=np.concatenate(prompts),
             offsets=offsets,
             max_new_tokens=np.array([n.max_new_tokens for n in newcomers], np.int64),
             fixed_output=np.zeros(len(newcomers), np.bool_),
@@ -181,6 +182,13 @@ class OnlinePlan:
             for row, rank in enumerate(schedule.rank.tolist())
         ]
         return places, workload.tree.sequence.tolist()
+
+
+def _plannable(token_ids: array[int]) -> NDArray[np.int32]:
+    """The ids as a `RequestTable` takes them; SGLang also takes no token at all, and ids of any size."""
+    if not token_ids:
+        return np.zeros(1, np.int32)
+    return (np.frombuffer(token_ids, np.int64) & _LARGEST_ID).astype(np.int32)
 
 
 def _sort_key(newcomer: Newcomer) -> tuple[str, array[int], str]:
