@@ -14,6 +14,7 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.scheduling.policies import POLICIES
 from sglang_blend.srt.overlap import FLAGS_OF_MODE, check_device, chosen_mode, split_overlap
 from sglang_blend.srt.platform import BlendCpuPlatform
 
@@ -66,7 +67,7 @@ def _parsed(argv: list[str]) -> ServerArgs:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return prepare_server_args(argv)
+            args = prepare_server_args(argv)
     except SystemExit as e:
         if not e.code:
             raise  # --help
@@ -79,6 +80,12 @@ def _parsed(argv: list[str]) -> ServerArgs:
         if model.startswith(("/", ".", "~")) and not Path(model).exists():
             raise ConfigError(f"--model-path {model} does not exist.") from e
         raise ConfigError(f"SGLang refuses these flags (--model-path {model}): {e}") from e
+    if args.enable_priority_scheduling and args.schedule_policy in POLICIES:
+        raise ConfigError(
+            "--enable-priority-scheduling puts requests in an order that is not the plan's: leave it out, or "
+            "run without a plan by --schedule-policy fcfs."
+        )
+    return args
 
 
 def _model_path(argv: Sequence[str]) -> str:

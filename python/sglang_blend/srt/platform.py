@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 # Share of the host's free memory for weights and KV pool, where --mem-fraction-static does not say.
 DEFAULT_MEM_FRACTION = 0.3
+# Flags whose other values end SGLang 0.5.17 here, minutes later and in words of CUDA.
+_SERVED: dict[str, tuple[object, ...]] = {
+    "page_size": (1, None),
+    "tp_size": (1,),
+    "speculative_algorithm": (None,),
+    "enable_hierarchical_cache": (False,),
+    "enable_torch_compile": (False,),
+}
 _QUALNAME = "sglang_blend.srt.platform.BlendCpuPlatform"
 
 
@@ -61,7 +69,7 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         Runs in the parent before the processes are spawned, so the thread settings reach them.
 
         Raises:
-            ConfigError: a page size above 1 was asked for.
+            ConfigError: a flag asks for what needs an accelerator.
         """
         set_thread_defaults()
         # The rest of the machine's memory is somebody else's, and the pool is zeroed page by page at start.
@@ -69,10 +77,11 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.mem_fraction_static = DEFAULT_MEM_FRACTION
         # An idle scheduler would otherwise poll on one of the cores that the others need.
         server_args.sleep_on_idle = True
-        if server_args.page_size not in (None, 1):
-            raise ConfigError(
-                f"--page-size {server_args.page_size}: without an accelerator only 1 is served."
-            )
+        for name, allowed in _SERVED.items():
+            if (value := getattr(server_args, name)) not in allowed:
+                given = name.replace("_", "-") + ("" if value is True else f" {value}")
+                served = f"only {allowed[0]} is" if allowed[0] else "it is not"
+                raise ConfigError(f"--{given}: without an accelerator {served} served.")
         if server_args.dtype == "auto" and not has_fast_bfloat16():
             server_args.dtype = "float32"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"
