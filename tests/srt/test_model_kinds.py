@@ -151,6 +151,14 @@ def test_a_cache_that_the_environment_asks_for_is_kept(name: str, monkeypatch: p
     assert _needs_another_cache(make_context()) == name
 
 
+def test_pictures_are_prepared_on_the_cpu() -> None:
+    """SGLang hands them to a GPU, and every line with a picture ends as an error."""
+    from sglang_blend.demo_model import demo_model_path
+    from sglang_blend.srt.flags import server_args
+
+    assert server_args(["--model-path", str(demo_model_path())]).disable_fast_image_processor
+
+
 def test_a_model_with_windows_runs_in_a_pool_that_is_too_small() -> None:
     """Two pools and SGLang's cache for them: admission, eviction and retraction, and every answer whole."""
     import sglang_blend

@@ -85,6 +85,8 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if server_args.dtype == "auto" and not has_fast_bfloat16():
             server_args.dtype = "float32"
         server_args.sampling_backend = server_args.sampling_backend or "pytorch"
+        # The fast one is told to work on a GPU, unless SGLang's own CPU engine runs.
+        server_args.disable_fast_image_processor = True
         # On the device "cpu" SGLang has already filled in intel_amx, which needs the kernels we do without.
         if server_args.attention_backend in (None, "intel_amx"):
             server_args.attention_backend = self.get_default_attention_backend()
