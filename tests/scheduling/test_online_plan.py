@@ -96,3 +96,16 @@ def test_a_handful_is_not_planned(num: int) -> None:
     places = [plan.arrive(newcomer(f"r{i}", group(i, i))) for i in range(num)]
     assert plan.next_pool() == {}
     assert [place.rank for place in places] == sorted(place.rank for place in places)
+
+
+def test_a_plan_knows_how_many_wait_and_can_forget_them() -> None:
+    """Of the pool that runs and of the next one; a forgotten request is planned no more."""
+    plan = OnlinePlan("dual-scan", None)
+    arrive_all(plan, [newcomer(f"r{i}", group(i, i)) for i in range(10)])
+    plan.arrive(newcomer("joins", group(3, 99)))
+    plan.arrive(newcomer("later", group(77, 0)))
+    plan.leave("r3")
+    assert len(plan) == 11
+    plan.clear()
+    assert len(plan) == 0
+    assert len(arrive_all(plan, [newcomer(f"s{i}", group(100 + i, i)) for i in range(8)])) == 8

@@ -179,7 +179,7 @@ class Schedule:
         est_output_len: (n,) int64, estimated output length, tokens, within `max_new_tokens`.
         admission_output_len: (n,) int64, the length to admit by, tokens: a quantile of its group.
         mem_share: (n,) float64, share (0 to 1) of the KV memory that the request's side held when it was
-            placed; 1.0 where the order has no sides.
+            placed; 1.0 where the order has no sides. For whoever reads a saved schedule: nothing here does.
         unit: (n,) int64, number of the unit (subtree kept together) that the request belongs to.
         sharing_kept: part (0 to 1) of the possible prefix sharing that this order keeps.
         root_density: compute density of the whole job; None without a cost model or without any output.
