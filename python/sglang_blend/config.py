@@ -9,7 +9,7 @@ from typing import Any
 
 from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.reading import Reading
+from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import Location, identity, location, plain_name
 
 # SLURM and spot machines send SIGTERM, and SIGKILL 30 s later.
@@ -66,8 +66,7 @@ class JobConfig:
             "--file",
             type=location,
             required=True,
-            help="batch file (OpenAI Batch JSON Lines) or table of prompts (JSON Lines, Parquet); a path or"
-            " an address",
+            help=FILE_HELP,
         )
         add(
             "--output",

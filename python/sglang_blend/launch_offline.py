@@ -23,6 +23,7 @@ from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
 from sglang_blend.report.at_end import make_report
+from sglang_blend.stdout import say
 
 DESCRIPTION = "Run a whole batch file (OpenAI Batch format), or table of prompts, through SGLang as one job."
 EPILOG = (
@@ -67,11 +68,11 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
         except KeyboardInterrupt:
             print("launch_offline: interrupted before the first request ran.", file=sys.stderr)
             return EXIT_INTERRUPTED + (stop.first_signal or 0)
-    print(summary.text())
+    say(summary.text())
     if config.report and summary.complete and not job.was_finished:
         files = job.files
         if make_report(str(files.output), str(files.summary_file), files.report_file):
-            print(f"  {'report':<11}{files.report_file}")
+            say(f"  {'report':<11}{files.report_file}")
     if not summary.complete:
         return EXIT_INTERRUPTED + (stop.first_signal or 0)
     return EXIT_SOME_FAILED if summary.failed else EXIT_OK

@@ -1,5 +1,6 @@
 """What a new user does wrong with the main job: one sentence, exit code 2, no traceback, nothing lost."""
 
+import os
 import subprocess
 import sys
 import time
@@ -132,3 +133,14 @@ def test_help_is_quick_and_names_the_way_to_all_flags() -> None:
     done = launch("--help")
     assert done.returncode == 0
     assert "--help-engine" in done.stdout
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """As `| head` does: no traceback, and the exit code that a shell knows."""
+    file = Path(__file__).parents[2] / "examples" / "batch.jsonl"
+    command = [sys.executable, "-m", "sglang_blend", "plan", "--file", str(file)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")

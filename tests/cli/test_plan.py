@@ -214,3 +214,19 @@ def test_a_record_of_a_cpu_shares_reads_as_a_cpu(tmp_path: Path, capsys: pytest.
         assert main(["plan", "--file", str(path), "--order", "dfs", *flags]) == 0
         seconds.append(orjson.loads(capsys.readouterr().out)["orders"]["dfs"]["predicted_makespan_s"])
     assert seconds[0] == seconds[1]
+
+
+def test_a_table_of_prompts_is_read_as_a_job_reads_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By plan and by simulate; columns and parameters are named as for a job."""
+    path = tmp_path / "rows.jsonl"
+    rows = ({"question": f"{STORY}{i}?", "source": "a"} for i in range(12))
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    options = ["--file", str(path), "--prompt-column", "question", "--params", '{"max_tokens": 7}']
+    html = tmp_path / "plan.html"
+    assert main(["plan", *options, "--model-shape", "llama-3-8b", "--html", str(html)]) == 0
+    assert "at most 84" in capsys.readouterr().out
+    assert STORY[:20] in html.read_text()
+    assert main(["simulate", *options, "--modes", "default", "--orders", "dfs"]) == 0
+    assert "12 requests" in capsys.readouterr().out

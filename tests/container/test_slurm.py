@@ -128,7 +128,7 @@ def test_a_second_signal_ends_the_job_and_not_only_the_script(slurm: Slurm, tmp_
     assert running.poll() is None
     running.send_signal(signal.SIGTERM)
     assert running.wait(PATIENCE_S) == 143
-    assert "What was still in flight is given up." in slurm.screen()
+    assert "What was still in flight is given up: " in slurm.screen()
 
 
 def test_ray_runs_on_both_nodes_and_their_gpus_become_replicas(slurm: Slurm, tmp_path: Path) -> None:

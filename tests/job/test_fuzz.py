@@ -136,7 +136,7 @@ def test_a_body_is_judged_without_an_exception(url: str, body: dict[str, Any]) -
 def test_tables_of_anything_become_lines_or_are_refused(some: list[bytes], table_format: str) -> None:
     content = b"\n".join(some)
     reading = Reading(input_format=table_format)
-    found = format_of(io.BytesIO(content), reading)
+    found = format_of(io.BytesIO(content), "rows", reading)
     if found == "openai":
         return
     try:

@@ -161,12 +161,16 @@ def test_the_first_signal_lets_requests_in_flight_finish(groups: JobConfig) -> N
     assert len(read(resolve_files(groups).output)) == summary.ok
 
 
-def test_draining_ends_after_its_time(tmp_path: Path) -> None:
+def test_draining_ends_after_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is given up is counted, and how it could have been waited for."""
+    caplog.set_level("INFO")
     lines = [batch_line("a", "fine"), batch_line("b", "sleep")]
     config = dataclasses.replace(write_batch(tmp_path / "b.jsonl", lines), drain_timeout=0.1, order="fcfs")
     with Stop() as stop:
         summary = OfflineJob(config, stop).run(lambda: kill_at(2))
     assert (summary.ok, summary.not_run) == (1, 1)
+    assert "is given up: 1 request, for the same command to run again (--drain-timeout" in caplog.text
+    assert "1 answer in " in caplog.text
 
 
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:

@@ -133,3 +133,32 @@ def test_rows_are_converted_in_bounded_memory(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("sglang_blend.job.tables._ROWS_AT_ONCE", 2)
     path = table(tmp_path / "t.parquet", [{"prompt": f"p{i}"} for i in range(5)])
     assert [item.custom_id for item in items_of(path)] == [f"row-{i}" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        ({"params": {"max_tokens": 8}}, r'--params \{"max_tokens":8\} is for tables'),
+        ({"prompt_column": "question"}, "--prompt-column question is for tables"),
+        ({"prompt_as": "chat"}, "--prompt-as chat is for tables"),
+        ({"input_format": "openai", "id_column": "key"}, "--id-column key is for tables"),
+    ],
+)
+def test_what_only_a_table_heeds_is_refused_for_a_batch_file(
+    tmp_path: Path, reading: dict[str, Any], words: str
+) -> None:
+    """Rather than doing nothing; nothing is written."""
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}
+    path = jsonl(tmp_path / "batch.jsonl", [line])
+    with pytest.raises(InputError, match=words):
+        items_of(path, **reading)
+    with pytest.raises(InputError, match="leave it out"):
+        OfflineJob(JobConfig(file=path, reading=Reading(**reading))).run(EchoEngine)
+    assert [found.name for found in tmp_path.iterdir()] == ["batch.jsonl"]
+
+
+def test_a_column_that_no_row_has_is_not_taken_for_a_batch_file(tmp_path: Path) -> None:
+    """The rows' own columns are named."""
+    path = jsonl(tmp_path / "rows.jsonl", [{"text": "x", "source": "a"}])
+    with pytest.raises(InputError, match="--prompt-column name one of text, source"):
+        OfflineJob(JobConfig(file=path, reading=Reading(prompt_column="txt"))).run(EchoEngine)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from sglang_blend.demo_model import demo_model_path
-from sglang_blend.errors import EngineError
+from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.job.input import BatchLine
 from sglang_blend.processes import nursery as nursery_module
+from sglang_blend.processes.engine import OfflineEngine
 from sglang_blend.processes.messages import receive
 from sglang_blend.processes.nursery import Child, Nursery
 from sglang_blend.processes.prepare_pool import PreparePool
@@ -120,3 +121,24 @@ def test_children_are_started_afresh_where_forking_is_not_safe(
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"engine\.log.*cannot be written"):
         Nursery(tmp_path / "no such folder" / "engine.log")
+
+
+@engine
+def test_a_log_keeps_what_earlier_runs_said(tmp_path: Path) -> None:
+    """Behind a line that says when another one began; a start that was refused leaves no trace."""
+    log = tmp_path / "engine.log"
+    log.write_text("RuntimeError: of last night\n")
+    flags = ["--model-path", str(demo_model_path()), "--max-total-tokens", "x"]
+    with pytest.raises(ConfigError, match="max-total-tokens"):
+        OfflineEngine(flags, log=log, num_prepare_workers=1)
+    assert log.read_text() == "RuntimeError: of last night\n"
+    with Nursery(log) as nursery:
+        nursery._process.kill()
+        with pytest.raises(EngineError, match="killed by SIGKILL") as death:
+            nursery.start("prepare", {})
+    assert "last night" not in str(death.value)
+    assert log.read_text().startswith("RuntimeError: of last night\n---- started again at ")
+    new = tmp_path / "new.log"
+    with pytest.raises(ConfigError):
+        OfflineEngine(flags, log=new, num_prepare_workers=1)
+    assert not new.exists()

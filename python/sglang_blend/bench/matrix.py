@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
+from sglang_blend.location import Location, location
 from sglang_blend.scheduling.policies import POLICIES
 
 # In place of an order: fed as the file comes and without hints, so that our policies plan their own queue.
@@ -52,7 +52,8 @@ class WorkerConfig:
     """What one worker runs.
 
     Attributes:
-        file: the batch file.
+        file: the batch file, or table of prompts.
+        reading: how it is read, the attributes of a `job.reading.Reading`.
         contenders: as text; they have one policy.
         num_shuffles: orders of the lines.
         first_shuffle: the first of them to run, from 0.
@@ -73,10 +74,12 @@ class WorkerConfig:
     window: int | None
     num_warm_up: int
     engine_argv: list[str]
+    reading: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def path(self) -> Path:
-        return Path(self.file)
+    def place(self) -> Location:
+        """Where the file lies."""
+        return location(self.file)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -26,6 +26,7 @@ from sglang_blend.job.engine import Answer, Failure, Prepared, RunningEngine
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
+from sglang_blend.job.reading import Reading
 from sglang_blend.job.runner import run_planned
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
@@ -71,10 +72,10 @@ def _texts(body: dict[str, Any]) -> list[str]:
 def run_all(config: WorkerConfig) -> dict[str, Any]:
     """Start the engine, prepare once, run every contender on every shuffle."""
     deadline = math.inf if config.minutes is None else time.monotonic() + 60 * config.minutes
-    with BatchFile(config.path) as batch:
+    with BatchFile(config.place, reading=Reading(**config.reading)) as batch:
         contenders = [Contender.parse(text) for text in config.contenders]
         engine_argv = [*config.engine_argv, "--schedule-policy", contenders[0].policy]
-        job = JobConfig(file=config.path, window=config.window, max_restarts=0)
+        job = JobConfig(file=config.place, window=config.window, max_restarts=0)
         with (
             tempfile.TemporaryDirectory(prefix="sglang-blend-") as tmp,
             start_engine(engine_argv, job, Path(tmp) / "engine.log") as engine,
@@ -129,7 +130,9 @@ async def _run(
     planned = contender.order != UNPLANNED
     plan = JobPlan(spool.table(), engine.facts(), order=contender.order if planned else "fcfs")
     results = _Collected()
-    window = JobConfig(file=config.path, window=config.window).window_for(engine.facts().max_running_requests)
+    window = JobConfig(file=config.place, window=config.window).window_for(
+        engine.facts().max_running_requests
+    )
     start = time.monotonic()
     with Progress(contender.name, len(spool)) as progress:
         await run_planned(

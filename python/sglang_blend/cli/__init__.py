@@ -10,12 +10,13 @@ from sglang_blend import __version__
 from sglang_blend.cli import bench, calibrate, fork, plan, report, run, simulate
 from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
+from sglang_blend.stdout import EXIT_BROKEN_PIPE, drop_stdout
 
 SUBCOMMANDS = (run, plan, simulate, bench, calibrate, report, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, dispatch, turn a `BlendError` into its sentence and exit code."""
+    """Parse, dispatch, turn a `BlendError` into its sentence and exit code; `| head` is no error."""
     log_to_stderr()
     parser = make_parser()
     args, engine_argv = parser.parse_known_args(argv)
@@ -23,10 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(engine_argv)}")
     args.engine_argv = engine_argv
     try:
-        return int(args.run(args))
+        exit_code = int(args.run(args))
+        sys.stdout.flush()
+        return exit_code
     except BlendError as error:
         print(f"sglang-blend: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        drop_stdout()
+        return EXIT_BROKEN_PIPE
 
 
 def make_parser() -> argparse.ArgumentParser:

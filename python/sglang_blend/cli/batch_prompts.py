@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,7 +20,9 @@ from sglang_blend.errors import ConfigError, InputError
 from sglang_blend.job.input import BatchFile, BatchLine
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import text_of_body
+from sglang_blend.job.reading import Reading
 from sglang_blend.job.records import Rejection
+from sglang_blend.location import Location
 
 # Lengths are planned; a cap that a line does not name is guessed.
 DEFAULT_MAX_TOKENS = 512
@@ -128,11 +129,14 @@ class BatchPrompts(NamedTuple):
     positions: NDArray[np.int64]
 
 
-def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int) -> BatchPrompts:
-    """Tokenize every usable line of a batch file.
+def read_batch_prompts(
+    place: Location, tokenizer: Tokenizer, default_max_tokens: int, reading: Reading | None = None
+) -> BatchPrompts:
+    """Tokenize every usable line of a batch file, or row of a table.
 
     Args:
-        path: OpenAI Batch JSON Lines, plain or gzip.
+        place: whatever a job can read.
+        reading: format and columns; None: by a look at the file.
         default_max_tokens: cap for lines that name none.
 
     Raises:
@@ -145,7 +149,7 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
     of_request: list[int] = []
     positions: list[tuple[int, int]] = []
     num_skipped, first_skipped, num_without_cap = 0, "", 0
-    with BatchFile(path) as batch:
+    with BatchFile(place, reading=reading) as batch:
         for line in _first_of_each_custom_id(batch):
             try:
                 if isinstance(line, Rejection):
@@ -170,7 +174,7 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
     if not chunks:
         detail = f" ({first_skipped})" if first_skipped else ""
         raise InputError(
-            f"{str(path)!r} has no line that can be planned{detail}; it must hold OpenAI Batch lines"
+            f"{str(place)!r} has no line that can be planned{detail}; it must hold OpenAI Batch lines"
         )
     table = RequestTable(
         token_ids=np.concatenate(chunks),
@@ -183,9 +187,11 @@ def read_batch_prompts(path: Path, tokenizer: Tokenizer, default_max_tokens: int
 
 
 @contextmanager
-def texts_of(path: Path, prompts: BatchPrompts) -> Iterator[Callable[[int], str]]:
-    """What a request of `read_batch_prompts(path)` asks, as text, by its row."""
-    with BatchFile(path) as batch:
+def texts_of(
+    place: Location, prompts: BatchPrompts, reading: Reading | None = None
+) -> Iterator[Callable[[int], str]]:
+    """What a request of `read_batch_prompts(place)` asks, as text, by its row."""
+    with BatchFile(place, reading=reading) as batch:
 
         def text_of_row(row: int) -> str:
             offset, number = prompts.positions[row].tolist()

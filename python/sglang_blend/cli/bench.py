@@ -20,6 +20,8 @@ import orjson
 from sglang_blend.bench.comparison import compare_answers, table
 from sglang_blend.bench.matrix import Contender, WorkerConfig
 from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.job.reading import FILE_HELP, Reading
+from sglang_blend.location import location
 
 _DEFAULT_POLICIES = "fcfs,lpm,dfs-weight,fcfs@dfs,dual-scan,stationary"
 
@@ -34,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example: sglang-blend bench --file batch.jsonl --policies fcfs,lpm,dual-scan --shuffles 3",
     )
     add = parser.add_argument
-    add("--file", type=Path, required=True, help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz")
+    add("--file", type=location, required=True, help=FILE_HELP)
     add(
         "--policies",
         default=_DEFAULT_POLICIES,
@@ -65,6 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--window", type=int, help="requests with the engine at a time (default: as for a job)")
     add("--json", action="store_true", help="print one JSON object instead of the table")
+    Reading.add_cli_args(parser)
     parser.set_defaults(run=run, takes_engine_flags=True)
 
 
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.minutes is not None and not args.minutes > 0:
         raise ConfigError(f"--minutes {args.minutes}: more than 0 is allowed.")
+    reading = Reading.from_cli_args(args)
     started = time.monotonic()
     contenders = [Contender.parse(text) for text in args.policies.split(",")]
     report: dict[str, Any] = {"tree_minimum_prompt_tokens": 0, "runs": []}
@@ -105,9 +109,11 @@ def run(args: argparse.Namespace) -> int:
             window=args.window,
             num_warm_up=args.warm_up,
             engine_argv=args.engine_argv,
+            reading=vars(reading),
         )
         part = _run_worker(config)
-        report["tree_minimum_prompt_tokens"] = part["tree_minimum_prompt_tokens"]
+        minimum = part["tree_minimum_prompt_tokens"]  # 0 where no time was left for a run
+        report["tree_minimum_prompt_tokens"] = minimum or report["tree_minimum_prompt_tokens"]
         report["runs"] += part["runs"]
     if report["runs"]:
         compare_answers(report["runs"])

@@ -26,6 +26,8 @@ from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_n
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.reading import FILE_HELP, Reading
+from sglang_blend.location import location
 from sglang_blend.perf.bounds import bounds_of
 from sglang_blend.perf.engine_config import MODES, EngineConfig
 from sglang_blend.perf.hardware import hardware
@@ -47,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="example: sglang-blend plan --file batch.jsonl --model-shape llama-3-8b --hardware H200",
     )
     add = parser.add_argument
-    add("--file", type=Path, required=True, help="batch file: OpenAI Batch JSON Lines, .jsonl or .jsonl.gz")
+    add("--file", type=location, required=True, help=FILE_HELP)
     add("--model-path", help="model folder: its config.json and its tokenizer")
     add(
         "--model-shape", help="a known model shape instead; tokens are then approximate (default: llama-3-8b)"
@@ -82,6 +84,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=float,
         help="price of one accelerator, for the cost estimate in text and report",
     )
+    Reading.add_cli_args(parser)
     parser.set_defaults(run=run)
 
 
@@ -104,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     )
     engine = EngineConfig(mode=args.mode).on(cost.hardware)
     tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
-    batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens)
+    batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens, Reading.from_cli_args(args))
     begin = time.perf_counter()
     workload = make_workload(batch.table, cost, config)
     predictor = _Predictions(workload, cost, engine, args.seed)

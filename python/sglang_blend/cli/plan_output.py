@@ -15,6 +15,7 @@ from sglang_blend.cli.report import write_page
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.job.plan_facts import workload_facts
+from sglang_blend.job.reading import Reading
 from sglang_blend.perf.roofline import RooflineCost
 
 _HISTOGRAM_WIDTH = 40
@@ -160,7 +161,7 @@ def write_html(planned: PlannedJob) -> None:
         notes.append(f"{batch.num_without_cap:,} requests name no max_tokens and are taken as {cap}.")
     if planned.num_simulated < workload.tree.n:
         notes.append(f"Makespans are extended from a simulated sample of {planned.num_simulated:,} requests.")
-    with texts_of(args.file, batch) as text_of_row:
+    with texts_of(args.file, batch, Reading.from_cli_args(args)) as text_of_row:
         facts = workload_facts(workload, planned.schedule, text_of_row)
     plan = PlanForecast(
         name=str(args.file),

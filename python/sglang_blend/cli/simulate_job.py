@@ -20,6 +20,8 @@ from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choos
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.reading import FILE_HELP, Reading
+from sglang_blend.location import location
 from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
@@ -35,7 +37,9 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="lengths: CSV with prompt_tokens,output_tokens, or JSON Lines with hash_ids too",
     )
     job.add_argument(
-        "--file", type=Path, help="a batch file; outputs are taken to be half as long as max_tokens allows"
+        "--file",
+        type=location,
+        help=f"{FILE_HELP}; outputs are taken to be half as long as max_tokens allows",
     )
     job.add_argument(
         "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
@@ -62,6 +66,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help="made workload: the long outputs (default openvid-short)",
     )
     parser.add_argument("--limit", type=int, help="take the first so many requests of a trace")
+    Reading.add_cli_args(parser)
 
 
 def read_job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable, IntArray, str]:
@@ -104,7 +109,7 @@ def read_job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable
 
 def _batch_job(args: argparse.Namespace) -> tuple[RequestTable, IntArray, str]:
     tokenizer: Tokenizer = ModelTokenizer(args.model_path) if args.model_path else ByteTokenizer()
-    batch = read_batch_prompts(args.file, tokenizer, DEFAULT_MAX_TOKENS)
+    batch = read_batch_prompts(args.file, tokenizer, DEFAULT_MAX_TOKENS, Reading.from_cli_args(args))
     config = PlanConfig(seed=args.seed, page_size=args.page_size)
     tree = build_prefix_tree(batch.table, page_size=args.page_size)
     output_len = OutputLengths(batch.table, tree, config).estimate().est_output_len

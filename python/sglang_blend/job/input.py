@@ -66,7 +66,7 @@ class BatchFile:
         work_dir = work_dir or Path(tempfile.gettempdir())
         self._file = open_plain(place, work_dir)
         try:
-            found = format_of(self._file, reading)
+            found = format_of(self._file, str(place), reading)
             if found == "openai":
                 _refuse_other_formats(place, self._file)
             else:

@@ -32,6 +32,7 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import size_of
+from sglang_blend.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,8 @@ class OfflineJob:
                 summary = self._summary()
                 if not self._complete and output.num_records:
                     logger.info(
-                        "%d answers are in %s; the same command goes on from there.",
-                        summary.ok, checkpoint.growing,
+                        "%s in %s; the same command goes on from there.",
+                        counted(summary.ok, "answer"), checkpoint.growing,
                     )  # fmt: skip
                 if self._complete or output.num_records:
                     self._save(summary)

@@ -13,6 +13,9 @@ from sglang_blend.errors import ConfigError
 INPUT_FORMATS = ("auto", "openai", "jsonl", "parquet")
 PROMPT_COLUMNS = ("messages", "prompt", "text")
 ID_COLUMNS = ("custom_id", "id")
+FILE_HELP = (
+    "batch file (OpenAI Batch JSON Lines) or table of prompts (JSON Lines, Parquet); a path or an address"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,16 @@ class Reading:
         if not isinstance(params, dict):
             raise ConfigError(f"--params {args.params!r} must be a JSON object.")
         return cls(params=params, **values)
+
+    def for_tables(self) -> list[str]:
+        """What was asked for that only a table has a use for, as it is given on a command line."""
+        given = (
+            ("--prompt-column", self.prompt_column),
+            ("--id-column", self.id_column),
+            ("--prompt-as", self.prompt_as if self.prompt_as != Reading.prompt_as else None),
+            ("--params", orjson.dumps(self.params).decode() if self.params else None),
+        )
+        return [f"{option} {value}" for option, value in given if value is not None]
 
     def to_json(self) -> dict[str, str]:
         """The options as text, for comparing two runs."""

@@ -23,6 +23,7 @@ from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
+from sglang_blend.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ async def run_planned(
     """
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(None)
+    num_in_flight = 0
 
     def is_stopping() -> bool:
         return limit.when() is not None
@@ -76,11 +78,20 @@ async def run_planned(
         if is_stopping():
             limit.reschedule(loop.time())
             return
-        logger.info("Stopping: waiting %.0f s at most for what is in flight.", drain_timeout_s)
+        logger.info(
+            "Stopping: waiting %.0f s at most for what is in flight, %s.",
+            drain_timeout_s, counted(num_in_flight, "request"),
+        )  # fmt: skip
         limit.reschedule(loop.time() + drain_timeout_s)
         feeder.wake()
 
     async def run_one(row: int, ask: Ask) -> None:
+        nonlocal num_in_flight
+        num_in_flight += 1
+        await answer_one(row, ask)
+        num_in_flight -= 1  # of those that are cancelled, the count is told below
+
+    async def answer_one(row: int, ask: Ask) -> None:
         offset, number = spool.position(row)
         line = batch.line(offset, number)
         hints = plan.hints(row)
@@ -111,6 +122,10 @@ async def run_planned(
             async with limit:
                 await feeder.feed(plan, run_one, is_stopping, on_phase)
     except TimeoutError:
-        logger.info("What was still in flight is given up.")
+        logger.info(
+            "What was still in flight is given up: %s, for the same command to run again (--drain-timeout"
+            " waits longer).",
+            counted(num_in_flight, "request"),
+        )
     finally:
         results.sync()

@@ -11,6 +11,7 @@ import orjson
 from sglang_blend.job.engine import Answer, Failure
 from sglang_blend.job.records import REFUSED, Record, Rejection, error_of, is_refusal
 from sglang_blend.location import Location, replace_small
+from sglang_blend.words import counted
 
 
 @dataclass(kw_only=True)
@@ -157,7 +158,7 @@ class Summary:
 
     def text(self) -> str:
         """A few lines for the screen."""
-        title = "finished" if self.complete else f"stopped with {self.not_run} requests not run"
+        title = "finished" if self.complete else f"stopped with {counted(self.not_run, 'request')} not run"
         reasons = ", ".join(f"{code} {n}" for code, n in sorted(self.failed_by_code.items()))
         resumed = self.resumed_ok + self.resumed_failed
         rows = [
@@ -189,15 +190,16 @@ class Summary:
         if self.order_reason:
             rows.insert(3, ("order", self.order_reason))
         if self.sampled:
-            rows.insert(3, ("sample", f"{self.sampled} requests ran first to learn output lengths"))
+            rows.insert(
+                3, ("sample", f"{counted(self.sampled, 'request')} ran first to learn output lengths")
+            )
         elif self.sample_skipped:
             rows.insert(3, ("sample", f"none: {self.sample_skipped}"))
         if self.num_replicas > 1:
             rows.insert(1, ("replicas", f"{self.num_replicas} engines shared the job"))
         if self.num_restarts:
-            rows.insert(
-                1, ("engine", f"{self.num_restarts} restarts, {self.num_retries} requests sent again")
-            )
+            restarts = counted(self.num_restarts, "restart")
+            rows.insert(1, ("engine", f"{restarts}, {counted(self.num_retries, 'request')} sent again"))
         if self.failed:
             rows.append(("errors", self.error_file))
         return "\n".join([f"Job {title}.", *(f"  {name:<11}{value}" for name, value in rows)])

@@ -20,6 +20,7 @@ from sglang_blend.errors import EngineDied, EngineError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.suspects import Suspects
+from sglang_blend.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class Supervisor:
                     self._freeze(run)
                 finally:
                     self._in_flight.pop(number, None)
-            return Failure("engine_crash", f"the engine died at this request, {num_tries} times.")
+            return Failure("engine_crash", f"the engine died at this request, {counted(num_tries, 'time')}.")
         finally:
             del self._unfinished[number]
             self._guilty.discard(number)
@@ -257,8 +258,8 @@ class Supervisor:
                 death = e
         self._give_up(
             EngineError(
-                f"the engine died {self._num_fruitless + 1} times and finished no request in between; what "
-                f"had finished before is in the output file. The last time: {death}"
+                f"the engine died {counted(self._num_fruitless + 1, 'time')} and finished no request in "
+                f"between; what had finished before is in the output file. The last time: {death}"
             )
         )
         return None

@@ -29,9 +29,15 @@ _ROWS_AT_ONCE = 1024
 _CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
-def format_of(file: IO[bytes], reading: Reading) -> str:
-    """Which format a file has, `auto` being settled by a look at its beginning."""
+def format_of(file: IO[bytes], name: str, reading: Reading) -> str:
+    """Which format a file has, `auto` being settled by a look at its beginning.
+
+    Raises:
+        InputError: it has batch lines, and what was asked for is for tables: it would do nothing.
+    """
     if reading.input_format != "auto":
+        if reading.input_format == "openai":
+            _refuse_what_is_for_tables(name, reading)
         return reading.input_format
     head = file.read(len(PARQUET_MAGIC))
     file.seek(0)
@@ -41,10 +47,21 @@ def format_of(file: IO[bytes], reading: Reading) -> str:
         row = orjson.loads(first_line(file))
     except orjson.JSONDecodeError:
         row = None
-    if not isinstance(row, dict) or not _BATCH_KEYS.isdisjoint(row):
+    if not isinstance(row, dict):
+        return "openai"
+    if not _BATCH_KEYS.isdisjoint(row):
+        _refuse_what_is_for_tables(name, reading)
         return "openai"
     wanted = (reading.prompt_column,) if reading.prompt_column else PROMPT_COLUMNS
     return "jsonl" if any(column in row for column in wanted) else "openai"
+
+
+def _refuse_what_is_for_tables(name: str, reading: Reading) -> None:
+    if given := reading.for_tables():
+        raise InputError(
+            f"{given[0]} is for tables of prompts, and --file {name} is a batch file, whose lines have "
+            "bodies of their own: leave it out."
+        )
 
 
 def batch_lines(file: IO[bytes], name: str, table_format: str, reading: Reading) -> Iterator[bytes]:

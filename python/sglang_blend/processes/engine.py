@@ -56,10 +56,11 @@ class OfflineEngine:
             self._pool = PreparePool(
                 self._nursery, self._argv, num_workers=num_prepare_workers, check=self._check_first_run
             )
-        except BaseException as e:
+        except ConfigError:
+            self._nursery.close_and_forget()  # the error says it all
+            raise
+        except BaseException:
             self._nursery.close()
-            if isinstance(e, ConfigError):
-                log.unlink(missing_ok=True)  # the error says it all
             raise
         self._supervisor = Supervisor(
             self._first_run, self._start_another_run, supervision or SupervisorConfig()

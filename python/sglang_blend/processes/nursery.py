@@ -7,7 +7,7 @@ itself, so that a worker is there in milliseconds and shares the memory of the i
         nursery.end(child)                          # "exit code 1", "killed by SIGKILL"
 
 Every child is the leader of a process group, so `end` takes what it has started with it. Their stdout and
-stderr go to the log file.
+stderr go to the log file, behind what earlier runs said there.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from sglang_blend.processes.last_words import last_words
 KILLED = "killed by SIGKILL"
 _MODULE = "sglang_blend.srt.nursery"
 _MAX_MESSAGE_BYTES = 1 << 16
+_SEPARATOR = "---- started again at {} ----\n"
 
 
 class Child(NamedTuple):
@@ -61,7 +62,11 @@ class Nursery:
         # Whether children are forked (or started afresh, each importing for itself); None until it is known.
         self.forks: bool | None = None
         try:
-            self._log_file: IO[bytes] = log.open("wb")
+            self._log_file: IO[bytes] = log.open("ab", buffering=0)
+            #: Bytes of earlier runs.
+            self.log_from = self.log_size()
+            if self.log_from:
+                self._log_file.write(_SEPARATOR.format(time.strftime("%Y-%m-%d %H:%M:%S")).encode())
         except OSError as e:
             raise EngineError(f"{log}, the engine's log, cannot be written ({e.strerror}).") from e
         self._control, self._process = self._start_process()
@@ -131,6 +136,10 @@ class Nursery:
         """Bytes in the log; what is said from now on comes after them."""
         return self.log.stat().st_size
 
+    def last_words(self) -> str:
+        """The end of what was said since this nursery was started; see `processes.last_words`."""
+        return last_words(self.log, self.log_from)
+
     @property
     def log_silent_s(self) -> float:
         """Seconds since something was written to the log."""
@@ -143,7 +152,7 @@ class Nursery:
         self._process.kill()
 
     def close(self) -> None:
-        """Kill everything and clean up; the log stays unless nothing was said."""
+        """Kill everything and clean up; the log stays unless nothing was said in it."""
         self.kill()
         for child in self._children.values():
             child.sock.close()
@@ -153,6 +162,14 @@ class Nursery:
         self._log_file.close()
         with contextlib.suppress(OSError):
             if not self.log.stat().st_size:
+                self.log.unlink()
+
+    def close_and_forget(self) -> None:
+        """As `close`, and the log is as if nothing had been started."""
+        self.close()
+        with contextlib.suppress(OSError):
+            os.truncate(self.log, self.log_from)
+            if not self.log_from:
                 self.log.unlink()
 
     def _receive(self) -> dict[str, Any]:
@@ -167,7 +184,7 @@ class Nursery:
 
     def _dead(self) -> EngineError:
         ending = _ending(self._process.wait())
-        return EngineError(f"the process that starts the engine died ({ending}){last_words(self.log)}")
+        return EngineError(f"the process that starts the engine died ({ending}){self.last_words()}")
 
     @staticmethod
     def _kill_group(pid: int) -> None:

@@ -24,7 +24,6 @@ from sglang_blend.errors import EngineError, error_of_kind
 from sglang_blend.job.engine import Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.records import Rejection
-from sglang_blend.processes.last_words import last_words
 from sglang_blend.processes.messages import ID_BYTES, Message, pack, receive, view_ids
 from sglang_blend.processes.nursery import Child, Nursery
 
@@ -182,7 +181,7 @@ class PreparePool:
         if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
             raise EngineError(
                 f"{self._deaths_in_a_row} processes that prepare requests died one after the other "
-                f"({ending}){last_words(self._nursery.log)}"
+                f"({ending}){self._nursery.last_words()}"
             )
         logger.warning("A process that prepares requests died (%s); another one does its lines.", ending)
         if worker.chunks:

@@ -34,10 +34,11 @@ class Preparer:
         self._nursery = Nursery(log)
         try:
             self._pool = PreparePool(self._nursery, engine_argv, num_workers=num_workers)
-        except BaseException as e:
+        except ConfigError:
+            self._nursery.close_and_forget()  # the error says it all
+            raise
+        except BaseException:
             self._nursery.close()
-            if isinstance(e, ConfigError):
-                log.unlink(missing_ok=True)  # the error says it all
             raise
 
     def __enter__(self) -> Preparer:
