@@ -38,7 +38,17 @@ def test_a_leader_moves_on_with_each_chunk() -> None:
     in_flight.lead("a", 1, "", ids(*range(100)))
     in_flight.lead("a", 2, "", ids(*range(40, 100)))
     assert in_flight.shared_len(1, "", ids(*range(100))) == 0
-    assert in_flight.shared_len(2, "", ids(*range(40, 90))) == 50
+    assert in_flight.shared_len(2, "", ids(*range(40, 90), 7)) == 50
+
+
+def test_nobody_waits_for_what_the_cache_will_not_give() -> None:
+    """It holds whole pages, and finds all but the last token of a prompt."""
+    in_flight = InFlightPrefixes(page_size=64)
+    in_flight.lead("a", 1, "", ids(*range(300)))
+    assert in_flight.shared_len(1, "", ids(*range(63), *[7] * 100)) == 0
+    assert in_flight.shared_len(1, "", ids(*range(100), *[7] * 100)) == 64
+    assert in_flight.shared_len(1, "", ids(*range(64))) == 0
+    assert in_flight.shared_len(1, "", ids(*range(65))) == 64
 
 
 def test_common_prefix_len_is_that_of_the_obvious_loop() -> None:

@@ -12,6 +12,7 @@ import pytest
 from sglang_blend.core.request import Side
 from sglang_blend.perf.sm_split import best_share
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
+from srt.simulated_pool import allocator
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -40,8 +41,8 @@ def policy(args: Any) -> BlendSchedulePolicy:
 
     from sglang_blend.srt.policy import BlendSchedulePolicy
 
-    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
-    tree = RadixCache.create_simulated(mock_allocator=allocator)
+    pool = allocator(POOL)
+    tree = RadixCache.create_simulated(mock_allocator=pool)
     return BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
 
 
@@ -131,8 +132,8 @@ def test_a_flushed_cache_begins_another_job(args):
     from sglang_blend.srt.policy import BlendSchedulePolicy
     from sglang_blend.srt.radix_cache import BlendRadixCache
 
-    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
-    tree = BlendRadixCache(CacheInitParams(False, None, allocator, 1))
+    pool = allocator(POOL)
+    tree = BlendRadixCache(CacheInitParams(False, None, pool, 1))
     policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
     expected = []
     for number in range(60):
@@ -208,12 +209,12 @@ def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
     from sglang_blend.srt.policy import BlendSchedulePolicy
     from sglang_blend.srt.radix_cache import BlendRadixCache
 
-    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
+    pool = allocator(POOL)
     for given, expected in ((None, "1"), ("7", "7")):
         monkeypatch.setenv("SGLANG_RETRACT_DECODE_STEPS", given or "")  # so that it is put back in any case
         if given is None:
             monkeypatch.delenv("SGLANG_RETRACT_DECODE_STEPS")
-        tree = BlendRadixCache(CacheInitParams(False, None, allocator, 1))
+        tree = BlendRadixCache(CacheInitParams(False, None, pool, 1))
         policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
         assert os.environ["SGLANG_RETRACT_DECODE_STEPS"] == expected
     request = _request(0, 1.0)
@@ -276,14 +277,12 @@ def test_without_a_radix_cache_nobody_leads(args):
     from sglang_blend.srt.policy import BlendSchedulePolicy
 
     set_global_server_args_for_scheduler(args)
-    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
-    cache = ChunkCache(CacheInitParams(True, None, allocator, 1))
+    pool = allocator(POOL)
+    cache = ChunkCache(CacheInitParams(True, None, pool, 1))
     policy = BlendSchedulePolicy("dual-scan", cache, False, False, False, server_args=args)
     request = _request(0, 1.0)
     policy.calc_priority([request])
-    adder = policy.get_prefill_adder_class()(
-        1, cache, allocator, SimpleNamespace(reqs=[]), 0.5, 16384, 8192, 0
-    )
+    adder = policy.get_prefill_adder_class()(1, cache, pool, SimpleNamespace(reqs=[]), 0.5, 16384, 8192, 0)
     request.init_next_round_input(cache)
     assert adder.add_one_req(request, False, None) == AddReqResult.CONTINUE
     assert adder.can_run_list == [request]

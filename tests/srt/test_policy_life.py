@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from array import array
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
 from sglang_blend.scheduling.online_plan import Newcomer
+from srt.simulated_pool import allocator
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -41,8 +41,8 @@ class Life:
         from sglang_blend.srt.policy import BlendSchedulePolicy
         from sglang_blend.srt.radix_cache import BlendRadixCache
 
-        allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
-        self.tree = BlendRadixCache(CacheInitParams(False, None, allocator, 1))
+        pool = allocator(POOL)
+        self.tree = BlendRadixCache(CacheInitParams(False, None, pool, 1))
         self.policy = BlendSchedulePolicy("dual-scan", self.tree, False, False, False, server_args=args)
         self.queue: list[Req] = []
         self.running: list[Req] = []

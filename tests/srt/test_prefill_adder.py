@@ -10,6 +10,7 @@ import pytest
 
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
+from srt.simulated_pool import allocator
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req
@@ -52,15 +53,15 @@ def tokens_to_come(args: Any, prompts: list[int], num_decoding: int, density: fl
 
     from sglang_blend.srt.policy import BlendSchedulePolicy
 
-    allocator = SimpleNamespace(size=POOL, available_size=lambda: POOL, device="cpu", page_size=1)
-    tree = RadixCache.create_simulated(mock_allocator=allocator)
+    pool = allocator(POOL)
+    tree = RadixCache.create_simulated(mock_allocator=pool)
     policy: BlendSchedulePolicy = BlendSchedulePolicy(
         "dual-scan", tree, False, False, False, server_args=args
     )
     queue = [request(number, prompt_len, density) for number, prompt_len in enumerate(prompts)]
     policy.calc_priority(queue)
     batch = SimpleNamespace(reqs=[])
-    adder = policy.get_prefill_adder_class()(1, tree, allocator, batch, 0.5, 16384, CHUNK, num_decoding)
+    adder = policy.get_prefill_adder_class()(1, tree, pool, batch, 0.5, 16384, CHUNK, num_decoding)
     asked = []
     for req in queue:
         req.init_next_round_input(tree)

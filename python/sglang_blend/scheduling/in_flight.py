@@ -5,7 +5,8 @@ prefix stand next to each other, so without this rule one prefill batch would co
 One request leads, the others are skipped until its tokens are in the cache.
 
 Two prompts share uncached tokens only if both match the cache up to the same node and go on alike; so leaders
-are found by that node and the next token.
+are found by that node and the next token. Only whole pages are found in the cache, and never the last token
+of a prompt: who would wait for less than that would wait for ever, one more in each pass.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _Place = tuple[int, str, int | None]
 class InFlightPrefixes:
     """The uncached parts of admitted prompts, by the place in the cache where they go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, page_size: int = 1) -> None:
+        self._page_size = page_size
         self._leaders: dict[_Place, dict[str, array[int]]] = {}
         self._place_of: dict[str, _Place] = {}
 
@@ -57,9 +59,10 @@ class InFlightPrefixes:
         self._place_of.clear()
 
     def shared_len(self, node_id: int, namespace: str, rest: array[int]) -> int:
-        """Tokens of `rest` that a leader is computing; 0 if they are too few to wait for."""
+        """Tokens of `rest` that the cache will have of a leader; 0 if they are too few to wait for."""
         leaders = self._leaders.get(_place(node_id, namespace, rest), {}).values()
         longest = max((common_prefix_len(leader, rest) for leader in leaders), default=0)
+        longest = min(longest, len(rest) - 1) // self._page_size * self._page_size
         return longest if longest >= LEAST_SHARED_LEN else 0
 
 

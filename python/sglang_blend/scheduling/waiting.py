@@ -40,6 +40,8 @@ class Waiting:
         extend_len: prompt tokens that its prefill computes; set when it is admitted.
         own_len: prompt tokens that only it holds, as far as the plan knows; set when it is admitted.
         accounted: tokens that it counts with on its side; set while it runs.
+        num_waits: passes that it waited for another one's prefix, since it last found more of it cached.
+        matched_len: tokens that were cached then.
     """
 
     req: Any
@@ -56,6 +58,8 @@ class Waiting:
     extend_len: int = 0
     own_len: int = 0
     accounted: float = 0.0
+    num_waits: int = 0
+    matched_len: int = 0
     _mean_len: float = 0.0
     _mean_version: int = -1
     _end_len: float = 0.0
@@ -68,6 +72,13 @@ class Waiting:
             self._mean_len = self.expected.mean(self.max_new_tokens)
             self._mean_version = self.expected.version
         return self._mean_len
+
+    def may_wait(self, matched_len: int, most: int) -> bool:
+        """Whether it waits once more for a prefix; not for ever where the cache gains nothing by it."""
+        if matched_len > self.matched_len:
+            self.matched_len, self.num_waits = matched_len, 0
+        self.num_waits += 1
+        return self.num_waits <= most
 
     @property
     def num_generated(self) -> int:

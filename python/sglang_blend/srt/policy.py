@@ -64,8 +64,9 @@ class BlendSchedulePolicy(SchedulePolicy):
         self.name = policy
         self.options = BlendOptions.from_env()
         self.counters = Counters()
-        self.mem_tokens: int = tree_cache.token_to_kv_pool_allocator.size
-        self.in_flight = InFlightPrefixes()
+        # Of the layers that see everything, where those with sliding windows have a pool of their own.
+        self.mem_tokens: int = tree_cache.token_to_kv_pool_allocator.size_full
+        self.in_flight = InFlightPrefixes(tree_cache.page_size)
         self.running: dict[str, Waiting] = {}
         self.candidates: set[str] = set()
         self._waiting = WaitingRequests()
@@ -78,7 +79,7 @@ class BlendSchedulePolicy(SchedulePolicy):
         self._plan = OnlinePlan(policy, self.cost, page_size=tree_cache.page_size)
         self._arrived = 0
         # Without a radix cache nobody finds what another one computes.
-        self.finds_leaders = self.options.leader_rule and not tree_cache.is_chunk_cache()
+        self.finds_leaders = self.options.leader_rule and not getattr(tree_cache, "disable", False)
         self._cache = tree_cache if isinstance(tree_cache, BlendRadixCache) else None
         if self._cache is not None:
             self._cache.on_cached = self._on_cached
@@ -86,6 +87,7 @@ class BlendSchedulePolicy(SchedulePolicy):
             self._cache.on_reset = self._forget_lengths
             if self.options.peak_admission:
                 keep_what_retracted_requests_computed()
+        self.knows_when_cached = self._cache is not None
         self._front = FrontOfQueue()
         self._num_arrived = self._num_admitted = 0  # since the queue was arranged
         self._changed = True

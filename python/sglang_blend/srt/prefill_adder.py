@@ -20,13 +20,16 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sglang.srt.environ import envs
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
+from sglang_blend.core.cost import FloatArray
 from sglang_blend.core.request import Side
 from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.scheduling.peak import ExpectedPeak
 from sglang_blend.scheduling.waiting import Waiting
+from sglang_blend.scheduling.window_peak import WindowPeak
 from sglang_blend.srt.req_view import namespace, node_number, unlocked_path
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 # Requests that may ask for room after one found none; each asks the radix cache, some tens of microseconds.
 _BACKFILL_TRIES = 8
+# Passes that a request waits for a prefix in a cache that may not hold it afterwards: with state-space layers
+# SGLang keeps the states at few places, and those where two prompts part only from the second of them on.
+_MOST_WAITS = 2
 
 
 class BlendPrefillAdder(PrefillAdder):
@@ -47,6 +53,7 @@ class BlendPrefillAdder(PrefillAdder):
     def __init__(self, *args: Any, policy: BlendSchedulePolicy, **kwargs: Any) -> None:
         self._policy = policy  # before super: it asks for the running requests' reservations
         self._peak: ExpectedPeak | None = None
+        self._window_peak: WindowPeak | None = None  # of the pool of layers with a sliding window
         self.num_asked = 0
         self._num_reserved = 0
         self._num_refused = 0
@@ -81,7 +88,7 @@ class BlendPrefillAdder(PrefillAdder):
         rest_start = len(req.prefix_indices)
         verdict = super().add_one_req(req, has_chunked_req, truncation_align_size)
         if self.can_run_list and self.can_run_list[-1] is req:
-            self._expected_peak().add(*self._asked)
+            self._count_asked()
             self._policy.admit(req, rest_start)
         return verdict
 
@@ -111,6 +118,9 @@ class BlendPrefillAdder(PrefillAdder):
             return AddReqResult.OTHER
         rest = req.full_untruncated_fill_ids[len(req.prefix_indices) :]
         in_flight_len = self._in_flight_len(req, rest)
+        if in_flight_len and not policy.knows_when_cached:
+            may_wait = waiting.may_wait(len(req.prefix_indices), _MOST_WAITS)
+            in_flight_len = in_flight_len if may_wait else 0
         num_new = len(rest) - in_flight_len
         until_end = self._remaining(waiting) + self._num_passes(num_new)
         self._asked = (num_new, until_end, self._newly_locked_len(req))
@@ -121,7 +131,7 @@ class BlendPrefillAdder(PrefillAdder):
             # Whoever waits for a prefix goes in the next pass, without anything having finished.
             return AddReqResult.OTHER if self._num_reserved else AddReqResult.NO_TOKEN
         if in_flight_len:
-            self._expected_peak().add(*self._asked)
+            self._count_asked()
             self._num_reserved += 1
             policy.counters.skipped += 1
             return AddReqResult.SKIP
@@ -137,10 +147,35 @@ class BlendPrefillAdder(PrefillAdder):
         side, peak = waiting.account, self._expected_peak()
         if side in self._blocked and not self._may_backfill(waiting):
             return False
-        if peak.fits(*self._asked):
+        context, remaining, _ = self._asked
+        if peak.fits(*self._asked) and (
+            self._window_peak is None or self._window_peak.fits(context, remaining)
+        ):
             return True
         self._blocked.add(side)
         return False
+
+    def _count_asked(self) -> None:
+        context, remaining, _ = self._asked
+        self._expected_peak().add(*self._asked)
+        if self._window_peak is not None:
+            self._window_peak.add(context, remaining)
+
+    def _peak_in_windows(self, context: FloatArray, remaining: FloatArray) -> WindowPeak:
+        """Of the pool of layers with a window, as the requests in it are now.
+
+        SGLang frees what has left the window every so many steps, and not what the radix cache holds of the
+        prompt's last window: a request never holds more than two windows and those steps.
+        """
+        allocator, tree = self.token_to_kv_pool_allocator, self.tree_cache
+        steps = max(envs.SGLANG_SWA_EVICTION_INTERVAL.get(), 1)
+        return WindowPeak(
+            pool_tokens=allocator.size_swa - self.cur_rem_token_offset,
+            used_tokens=allocator.size_swa - allocator.swa_available_size() - tree.swa_evictable_size(),
+            most_tokens=2 * tree.sliding_window_size + steps + self.page_size,
+            context_len=context,
+            remaining_len=remaining,
+        )
 
     def _may_backfill(self, waiting: Waiting) -> bool:
         """Short, and without a new prefix that others would need before it is evicted again."""
@@ -191,4 +226,6 @@ class BlendPrefillAdder(PrefillAdder):
             self._peak = ExpectedPeak(
                 free_for_all, shared + sum(kept.values()), context, np.array(remaining, np.float64)
             )
+            if self.is_hybrid_swa:
+                self._window_peak = self._peak_in_windows(context, np.array(remaining, np.float64))
         return self._peak

@@ -43,6 +43,7 @@ from sglang_blend.srt.bodies import (
     rejection_from_validation,
 )
 from sglang_blend.srt.choices import merge_choices, request_rid
+from sglang_blend.srt.media_ids import with_media_ids
 from sglang_blend.srt.token_ids import unknown_token_id
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class Serving:
             # Chat templates are programs of the model's authors: they raise what they like.
             logger.debug("line %d refused", line.line_number, exc_info=True)
             return rejection_from_message(line, f"{type(e).__name__}: {e}")
-        return self._prepared(adapted, token_ids)
+        special_tokens = getattr(self._manager.mm_processor, "mm_tokens", None)
+        return self._prepared(adapted, with_media_ids(token_ids, adapted, special_tokens))
 
     async def answer(
         self,

@@ -84,7 +84,7 @@ class StepStats:
         self._lines = None if self.stats_file is None else BoundedLines(Path(self.stats_file))
         self._cost = None
         if self._lines is not None:
-            pool = self.scheduler.token_to_kv_pool_allocator.size
+            pool = self.scheduler.token_to_kv_pool_allocator.size_full
             self._cost = engine_cost(self.scheduler.server_args, pool)
 
     def on_policy(self, seconds: float) -> None:
@@ -200,7 +200,7 @@ class StepStats:
             model=args.served_model_name or args.model_path,
             device=device_name(),
             tp_size=args.tp_size,
-            kv_pool_tokens=scheduler.token_to_kv_pool_allocator.size,
+            kv_pool_tokens=scheduler.token_to_kv_pool_allocator.size_full,
             page_size=args.page_size,
             max_running_requests=scheduler.max_running_requests,
             hardware=None if cost is None else asdict(cost.hardware),
