@@ -157,8 +157,42 @@ def test_what_only_a_table_heeds_is_refused_for_a_batch_file(
     assert [found.name for found in tmp_path.iterdir()] == ["batch.jsonl"]
 
 
-def test_a_column_that_no_row_has_is_not_taken_for_a_batch_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "row", [{"text": "x", "source": "a"}, {"custom_id": "1", "text": "x", "source": "a"}]
+)
+def test_a_column_that_no_row_has_is_not_taken_for_a_batch_file(tmp_path: Path, row: dict[str, str]) -> None:
     """The rows' own columns are named."""
-    path = jsonl(tmp_path / "rows.jsonl", [{"text": "x", "source": "a"}])
-    with pytest.raises(InputError, match="--prompt-column name one of text, source"):
+    path = jsonl(tmp_path / "rows.jsonl", [row])
+    with pytest.raises(InputError, match=r"--prompt-column txt: .* it has .*text, source"):
         OfflineJob(JobConfig(file=path, reading=Reading(prompt_column="txt"))).run(EchoEngine)
+
+
+def test_parameters_for_rows_without_a_prompt_ask_for_its_column(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"custom_id": "1", "question": "x"}])
+    with pytest.raises(
+        InputError, match=r"no column messages or prompt or text: name one of custom_id, question"
+    ):
+        items_of(path, params={"max_tokens": 8})
+
+
+def test_a_bad_first_line_hides_neither_a_table_nor_a_batch_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "cut\n{"prompt": "b"}\n')
+    assert [getattr(item, "code", "ok") for item in items_of(path)] == ["invalid_json_line", "ok"]
+    path.write_text('{"custom_id": "cut\n{"custom_id": "b", "method": "POST", "url": "/v1/completions"}\n')
+    with pytest.raises(InputError, match="--prompt-as chat is for tables"):
+        items_of(path, prompt_as="chat")
+
+
+def test_a_byte_order_mark_hides_no_table(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": "x", "id": "a"}, {"prompt": "y", "id": "b"}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [(item.custom_id, type(item)) for item in items_of(path)] == [("a", BatchLine), ("b", BatchLine)]
+
+
+@pytest.mark.parametrize("input_format", ["auto", "jsonl"])
+def test_an_array_of_rows_is_refused_as_a_whole(tmp_path: Path, input_format: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[\n{"prompt": "x"},\n{"prompt": "y"}\n]\n')
+    with pytest.raises(InputError, match="a JSON array, not JSON Lines"):
+        items_of(path, input_format=input_format)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sglang_blend.processes.last_words import last_words
 from sglang_blend.processes.messages import pack_ids, receive, send
 from sglang_blend.processes.nursery import Child
 
@@ -43,6 +44,9 @@ class WordNursery:
         process.kill()
         child.sock.close()
         return f"exit code {process.wait()}"
+
+    def last_words(self) -> str:
+        return last_words(self.log)
 
     def pids(self) -> list[int]:
         return list(self._processes)

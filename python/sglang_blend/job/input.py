@@ -20,7 +20,7 @@ import orjson
 from sglang_blend.errors import BlendError, InputError
 from sglang_blend.job.body_check import URLS, check_body, without_nulls
 from sglang_blend.job.fields import cut, kind, short
-from sglang_blend.job.lines import MAX_LINE_BYTES, bounded_lines, first_line, is_too_long, read_line
+from sglang_blend.job.lines import MAX_LINE_BYTES, UTF8_BOM, bounded_lines, first_line, is_too_long, read_line
 from sglang_blend.job.reading import Reading
 from sglang_blend.job.records import Rejection
 from sglang_blend.job.source import discard, open_plain, room_in, temporary_file
@@ -32,7 +32,6 @@ MAX_CUSTOM_ID_LEN = 512
 MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 500, 100
 ENVELOPE = ("custom_id", "method", "url", "body")
 _STARTS_WITH_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
-_UTF8_BOM = b"\xef\xbb\xbf"
 
 
 class BatchLine(NamedTuple):
@@ -67,9 +66,9 @@ class BatchFile:
         self._file = open_plain(place, work_dir)
         try:
             found = format_of(self._file, str(place), reading)
-            if found == "openai":
+            if found != "parquet":
                 _refuse_other_formats(place, self._file)
-            else:
+            if found != "openai":
                 self._file = _as_batch_lines(place, self._file, found, reading, work_dir)
         except BlendError:
             self._file.close()
@@ -120,7 +119,7 @@ class BatchFile:
                 "file, or a table of prompts as JSON Lines or Parquet."
             )
         self._file.seek(first.offset)
-        row = orjson.loads(read_line(self._file).removeprefix(_UTF8_BOM)) if first.is_readable else {}
+        row = orjson.loads(read_line(self._file).removeprefix(UTF8_BOM)) if first.is_readable else {}
         columns = [name for name in row if name not in ENVELOPE]
         if columns and "custom_id" not in row:
             raise InputError(
@@ -146,7 +145,7 @@ class BatchFile:
 
 def parse_line(raw: bytes, number: int, offset: int = 0) -> BatchLine | Rejection:
     """Check one line: encoding, JSON, envelope (custom_id, method, url, body), then the body."""
-    raw = raw.removeprefix(_UTF8_BOM) if number == 1 else raw
+    raw = raw.removeprefix(UTF8_BOM) if number == 1 else raw
     custom_id: str | None = None
 
     def refuse(code: str, message: str, param: str | None = None) -> Rejection:
@@ -237,7 +236,7 @@ def _refuse_other_formats(path: Location, file: IO[bytes]) -> None:
         raise InputError(f"--file {path} is empty: it needs one JSON object a line.")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
         raise InputError(f"--file {path} is UTF-16 or UTF-32: save it as UTF-8 and run again.")
-    first = first.removeprefix(_UTF8_BOM).strip()
+    first = first.removeprefix(UTF8_BOM).strip()
     if first in (b"[", b"{") or first.startswith((b"[{", b"[ {")):
         what = "a JSON array" if first.startswith(b"[") else "JSON spread over many lines"
         raise InputError(f"--file {path} is {what}, not JSON Lines: put each request on one line of its own.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import IO
 
 MAX_LINE_BYTES = 64 << 20
+UTF8_BOM = b"\xef\xbb\xbf"
 
 
 def bounded_lines(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:

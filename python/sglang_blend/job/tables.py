@@ -20,7 +20,7 @@ import orjson
 
 from sglang_blend.errors import ConfigError, InputError
 from sglang_blend.job.body_check import FIELDS
-from sglang_blend.job.lines import bounded_lines, first_line
+from sglang_blend.job.lines import UTF8_BOM, bounded_lines
 from sglang_blend.job.reading import ID_COLUMNS, PROMPT_COLUMNS, Reading
 
 PARQUET_MAGIC = b"PAR1"
@@ -43,17 +43,30 @@ def format_of(file: IO[bytes], name: str, reading: Reading) -> str:
     file.seek(0)
     if head == PARQUET_MAGIC:
         return "parquet"
-    try:
-        row = orjson.loads(first_line(file))
-    except orjson.JSONDecodeError:
-        row = None
-    if not isinstance(row, dict):
+    row = _first_row(file)
+    if row is None:
         return "openai"
     if not _BATCH_KEYS.isdisjoint(row):
         _refuse_what_is_for_tables(name, reading)
         return "openai"
-    wanted = (reading.prompt_column,) if reading.prompt_column else PROMPT_COLUMNS
-    return "jsonl" if any(column in row for column in wanted) else "openai"
+    is_table = reading.for_tables() or any(column in row for column in PROMPT_COLUMNS)
+    return "jsonl" if is_table else "openai"
+
+
+def _first_row(file: IO[bytes]) -> dict[str, Any] | None:
+    """The first line that is a JSON object, behind bad ones; the file stands at its beginning after."""
+    rows = (_row(raw, number) for number, (raw, _) in enumerate(bounded_lines(file), start=1))
+    first = next((row for row in rows if row is not None), None)
+    file.seek(0)
+    return first
+
+
+def _row(raw: bytes, number: int) -> dict[str, Any] | None:
+    try:
+        row = orjson.loads(raw.removeprefix(UTF8_BOM) if number == 1 else raw)
+    except orjson.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _refuse_what_is_for_tables(name: str, reading: Reading) -> None:
@@ -76,11 +89,8 @@ def batch_lines(file: IO[bytes], name: str, table_format: str, reading: Reading)
 def _of_jsonl(file: IO[bytes], name: str, reading: Reading) -> Iterator[bytes]:
     columns: _Columns | None = None
     for number, (raw, _) in enumerate(bounded_lines(file), start=1):
-        try:
-            row = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            row = None
-        if not isinstance(row, dict):
+        row = _row(raw, number)
+        if row is None:
             yield raw if raw.endswith(b"\n") else raw + b"\n"
             continue
         columns = columns or _Columns(name, list(row), reading)
