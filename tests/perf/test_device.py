@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from sglang_blend.perf.device import hardware_of_device
+from sglang_blend.perf.device import cost_of_engine, hardware_of_device
+from sglang_blend.perf.shape_registry import CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,18 @@ def test_an_unknown_device_is_planned_as_another_and_that_is_said(caplog: pytest
     with caplog.at_level(logging.WARNING):
         assert hardware_of_device("Strange 9000").name == "H100"
     assert "Strange 9000" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("auto", 1), ("bfloat16", 1), ("fp8_e5m2", 1 / 2), ("mxfp8", 1 / 2), ("nvfp4", 1 / 4), ("new", 1)],
+)
+def test_a_smaller_kv_cache_is_read_in_less_time(name: str, part: float) -> None:
+    """By the names that SGLang has for its dtypes."""
+
+    def read_s(**dtype: str) -> float:
+        cost = cost_of_engine(CONFIGS["llama-3-8b"], "NVIDIA H200", tp_size=1, kv_pool_tokens=9999, **dtype)
+        assert cost is not None
+        return cost.kv_read_s[0]
+
+    assert read_s(kv_cache_dtype=name) == pytest.approx(part * read_s())

@@ -25,6 +25,12 @@ def test_the_last_exception_is_quoted_whatever_was_said_after_it(tmp_path: Path)
     assert said(tmp_path, text) == expected
 
 
+def test_words_that_begin_below_the_name_of_their_exception_are_quoted(tmp_path: Path) -> None:
+    text = "ImportError: \n[CRITICAL] Could not load any common_ops library!\nmore\n"
+    expected = ": ImportError: [CRITICAL] Could not load any common_ops library!; all of it is in LOG."
+    assert said(tmp_path, text) == expected
+
+
 def test_without_an_exception_the_last_lines_are_quoted(tmp_path: Path) -> None:
     quoted = said(tmp_path, "".join(f"line {n}\n\n" for n in range(9)))
     lines = "\n    line 5\n    line 6\n    line 7\n    line 8\n"

@@ -22,6 +22,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
         (("--enable-hierarchical-cache",), "--enable-hierarchical-cache: without an accelerator it is not"),
         (("--enable-torch-compile",), "--enable-torch-compile: without an accelerator it is not served"),
         (("--enable-priority-scheduling",), "--enable-priority-scheduling .* --schedule-policy fcfs"),
+        (("--skip-tokenizer",), "--skip-tokenizer-init: prompts and answers of a job are texts"),
+        (("--max-queued-requests", "9"), "--max-queued-requests 9: .* --window"),
+        (("--schedule-conservativeness", "-1"), "refuses these flags: schedule_conservativeness must be"),
+        (("--served-model-name", "a:b"), r"refuses these flags: served_model_name cannot contain a colon"),
     ],
 )
 def test_a_flag_that_cannot_work_is_refused(flags: tuple[str, ...], words: str) -> None:

@@ -20,6 +20,7 @@ import orjson
 from sglang_blend.bench.comparison import compare_answers, table
 from sglang_blend.bench.matrix import Contender, WorkerConfig
 from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.job.engine_flags import refuse_flags
 from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.minutes is not None and not args.minutes > 0:
         raise ConfigError(f"--minutes {args.minutes}: more than 0 is allowed.")
+    refuse_flags(args.engine_argv)
     reading = Reading.from_cli_args(args)
     started = time.monotonic()
     contenders = [Contender.parse(text) for text in args.policies.split(",")]

@@ -60,6 +60,7 @@ class EngineFacts(NamedTuple):
         num_replicas: engines like this one that answer together.
         mode: how its steps combine prefill and decode: default, mixed or pdmux.
         chunk_tokens: most tokens of a step with prefill; None where SGLang cuts no prompts.
+        kv_cache_dtype: SGLang's `--kv-cache-dtype`.
     """
 
     model_config: dict[str, Any]
@@ -73,6 +74,7 @@ class EngineFacts(NamedTuple):
     num_replicas: int = 1
     mode: Literal["default", "mixed", "pdmux"] = "default"
     chunk_tokens: int | None = None
+    kv_cache_dtype: str = "auto"
 
     @property
     def takes_hints(self) -> bool:

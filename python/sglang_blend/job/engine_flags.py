@@ -1,4 +1,4 @@
-"""Which of SGLang's flags change answers, told without importing SGLang.
+"""Which of SGLang's flags change answers, and with which no job can run, told without importing SGLang.
 
 A job is resumed only under flags that give the same answers. A flag that decides how fast, where or with how
 much memory the engine runs may change between two runs; every other flag may not, and so may none that this
@@ -8,8 +8,10 @@ list does not know: asking too often is better than mixing the answers of two mo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from sglang_blend.errors import ConfigError
 
 # Names of one flag, as SGLang has them.
 _ALIASES = {"--model": "--model-path", "--speculative-draft-model": "--speculative-draft-model-path"}
@@ -18,7 +20,7 @@ _ALIASES = {"--model": "--model-path", "--speculative-draft-model": "--speculati
 # parallel sizes), as they do between two GPUs; a job may move to another machine all the same.
 SAME_ANSWERS = (
     # how much at a time, in which order
-    "mem-fraction-static", "max-running-requests", "max-queued-requests", "max-total-tokens",
+    "mem-fraction-static", "max-running-requests", "max-total-tokens",
     "max-prefill-tokens", "prefill-", "chunked-prefill-size", "enable-dynamic-chunking", "schedule-",
     "scheduler-", "retraction-", "page-size", "enable-mixed-chunk", "disable-overlap-schedule",
     "overlap", "enable-pdmux", "pdmux-",
@@ -51,6 +53,19 @@ SAME_ANSWERS = (
     "crash-dump", "collect-tokens", "enable-trace",
 )  # fmt: skip
 
+# Flags of a server, the one value of each that a job runs with, and what goes wrong with others (SGLang
+# 0.5.17: some refuse every line, some end the engine or its requests).
+NOT_FOR_JOBS = {
+    "--skip-tokenizer-init": ("False", "prompts and answers of a job are texts; leave it out"),
+    "--disaggregation-mode": ("null", "one engine does a job's prefill and decode; leave it out"),
+    "--encoder-only": ("False", "such an engine answers nothing; leave it out"),
+    "--tokenizer-worker-num": ("1", "it is for SGLang's HTTP server, a job has --prepare-workers"),
+    "--node-rank": ("0", "only node 0 of an engine has requests; start the job there"),
+    "--max-queued-requests": (
+        "None", "SGLang answers what waits beyond it with an error; --window bounds what waits",
+    ),
+}  # fmt: skip
+
 _CONTENT_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model")
 _SAMPLE_BYTES = 1 << 16
 
@@ -66,6 +81,25 @@ def answer_flags(argv: Sequence[str]) -> dict[str, str]:
         if not name.removeprefix("--").startswith(SAME_ANSWERS):
             found[name] = " ".join(value + (_digest(Path(value)) if value else "") for value in values)
     return dict(sorted(found.items()))
+
+
+def refuse_flags(argv: Sequence[str]) -> None:
+    """Raise for flags with which no job can run.
+
+    Raises:
+        ConfigError: one of `NOT_FOR_JOBS` has another value than a job runs with.
+    """
+    given = {name: " ".join(values) for name, values in _flags(argv)}
+    refuse_values(lambda name: given.get(name, NOT_FOR_JOBS[name][0]))
+
+
+def refuse_values(value_of: Callable[[str], object]) -> None:
+    """`refuse_flags`, by the values that flags have after parsing."""
+    for name, (allowed, reason) in NOT_FOR_JOBS.items():
+        value = str(value_of(name))
+        if value != allowed:
+            given = name if value in ("", "True") else f"{name} {value}"
+            raise ConfigError(f"{given}: {reason}.")
 
 
 def flags_digest(argv: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import EngineError
 from sglang_blend.job.checkpoint import Checkpoint
+from sglang_blend.job.engine_flags import refuse_flags
 from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
@@ -84,6 +85,7 @@ class OfflineJob:
             OutputError: a result cannot be written any more; what had finished before is in the files.
         """
         self._started_at = time.monotonic()
+        refuse_flags(self._engine_argv)
         checkpoint = Checkpoint(self._config, self.files, self._engine_argv)
         finished = checkpoint.finished()
         if finished is not None:

@@ -264,5 +264,6 @@ def cost_of(facts: EngineFacts) -> RooflineCost | None:
         facts.device_name,
         tp_size=facts.tp_size,
         kv_pool_tokens=facts.kv_pool_tokens,
+        kv_cache_dtype=facts.kv_cache_dtype,
         shares_reads=facts.shares_reads,
     )

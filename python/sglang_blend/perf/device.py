@@ -51,6 +51,7 @@ def cost_of_engine(
     *,
     tp_size: int,
     kv_pool_tokens: int,
+    kv_cache_dtype: str = "auto",
     shares_reads: bool = False,
 ) -> RooflineCost | None:
     """Cost model of a model on a device; None where the model's shape is not understood.
@@ -59,11 +60,12 @@ def cost_of_engine(
         model_config: content of the model's config.json.
         device_name: as the driver says it; "cpu" for none.
         kv_pool_tokens: M, as the engine has it.
+        kv_cache_dtype: SGLang's `--kv-cache-dtype`.
         shares_reads: its attention reads KV that requests share once a decode step.
     """
     try:
         return RooflineCost(
-            shape=shape_from_config(model_config),
+            shape=shape_from_config(model_config).with_kv_dtype(_kv_dtype(kv_cache_dtype)),
             hardware=hardware_of_device(device_name),
             tp_size=tp_size,
             pool_tokens=kv_pool_tokens,
@@ -72,3 +74,10 @@ def cost_of_engine(
     except ConfigError as e:
         logger.warning("No cost model (%s) The plan keeps sharing but does not blend.", e)
         return None
+
+
+def _kv_dtype(sglang_name: str) -> str:
+    """Our name of SGLang's (`fp8_e4m3`, `nvfp4`, `bfloat16` ...); the scales of blocks are left out."""
+    if "fp4" in sglang_name or "fp8" in sglang_name:
+        return "fp4" if "fp4" in sglang_name else "fp8"
+    return "bf16" if sglang_name in ("bf16", "bfloat16") else "auto"

@@ -182,8 +182,9 @@ def shape_from_config(config: Config, *, name: str | None = None) -> ModelShape:
     _refuse_hybrid(config, model_type)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ConfigError(
-            f"model type {model_type!r} is not modelled; allowed are {', '.join(FAMILIES)}; "
-            "`sglang-blend plan` and `simulate` take a similar one by --model-shape."
+            f"model type {model_type!r} is not among the {len(FAMILIES)} that are modelled (llama, qwen3, "
+            "gemma3_text, deepseek_v3, gpt_oss ...); `sglang-blend plan` and `simulate` take a similar one "
+            "by --model-shape."
         )
     family = FAMILIES[model_type]
     config = {**family.defaults, **config}

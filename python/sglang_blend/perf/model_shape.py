@@ -14,8 +14,8 @@ from typing import Literal
 
 from sglang_blend.errors import ConfigError
 
-KvDtype = Literal["auto", "fp8", "bf16", "fp16", "fp32"]
-KV_DTYPE_BYTES = {"fp8": 1.0, "bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
+KvDtype = Literal["auto", "fp4", "fp8", "bf16", "fp16", "fp32"]
+KV_DTYPE_BYTES = {"fp4": 0.5, "fp8": 1.0, "bf16": 2.0, "fp16": 2.0, "fp32": 4.0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,12 @@ def last_words(log: Path, since: int = 0) -> str:
         since: look only at what comes after so many bytes.
     """
     where, lines = f"all of it is in {log}.", _last_lines(log, since)
-    exceptions = [line for line in lines if _EXCEPTION.match(line)]
+    exceptions = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
     if exceptions:
-        return f": {exceptions[-1][:_LINE_LEN]}; {where}"
+        line, *rest = lines[exceptions[-1] :]
+        if line.rstrip().endswith(":") and rest:  # its words begin on a line of their own
+            line = f"{line.rstrip()} {rest[0].strip()}"
+        return f": {line[:_LINE_LEN]}; {where}"
     if not lines:
         return f" without a word; {where}"
     words = "".join(f"\n    {line[:_LINE_LEN]}" for line in lines[-_NUM_LINES:])

@@ -34,5 +34,6 @@ def engine_cost(server_args: ServerArgs, kv_pool_tokens: int) -> RooflineCost | 
         device_name(),
         tp_size=server_args.tp_size,
         kv_pool_tokens=kv_pool_tokens,
+        kv_cache_dtype=server_args.kv_cache_dtype,
         shares_reads=shares_reads(server_args),
     )

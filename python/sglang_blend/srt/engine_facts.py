@@ -32,4 +32,5 @@ async def engine_facts(engine: Engine) -> EngineFacts:
         shares_reads=shares_reads(args),
         mode="pdmux" if args.enable_pdmux else "mixed" if args.enable_mixed_chunk else "default",
         chunk_tokens=args.chunked_prefill_size if (args.chunked_prefill_size or -1) > 0 else pass_tokens,
+        kv_cache_dtype=args.kv_cache_dtype,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.engine_flags import refuse_values
 from sglang_blend.scheduling.policies import POLICIES
 from sglang_blend.srt.overlap import FLAGS_OF_MODE, check_device, chosen_mode, split_overlap
 from sglang_blend.srt.platform import BlendCpuPlatform
@@ -60,7 +62,18 @@ def server_args(argv: Sequence[str], *, runs_steps: bool = True) -> ServerArgs:
     check_device(mode)
     if mode == "auto":
         mode = chosen_mode(lambda: _parsed([*defaults, *given]))
-    return _parsed([*defaults, *FLAGS_OF_MODE[mode], *given])
+    args = _parsed([*defaults, *FLAGS_OF_MODE[mode], *given])
+    if runs_steps:
+        _check_together(args)
+    return args
+
+
+def _check_together(args: ServerArgs) -> None:
+    """SGLang's own check, which it makes when the engine starts and the results are open already."""
+    try:
+        copy.deepcopy(args).check_server_args()  # it changes those of LoRA, and takes none twice
+    except (ValueError, AssertionError) as e:
+        raise ConfigError(f"SGLang refuses these flags: {e}") from e
 
 
 def _parsed(argv: list[str]) -> ServerArgs:
@@ -85,6 +98,7 @@ def _parsed(argv: list[str]) -> ServerArgs:
             "--enable-priority-scheduling puts requests in an order that is not the plan's: leave it out, or "
             "run without a plan by --schedule-policy fcfs."
         )
+    refuse_values(lambda name: getattr(args, name.removeprefix("--").replace("-", "_")))
     return args
 
 
