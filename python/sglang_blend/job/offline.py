@@ -18,8 +18,8 @@ from typing import Any
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import EngineError
 from sglang_blend.job.checkpoint import Checkpoint
-from sglang_blend.job.engine_flags import refuse_flags
 from sglang_blend.job.engine import RunningEngine
+from sglang_blend.job.engine_flags import refuse_flags
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import plan_facts, text_of_body
