@@ -84,6 +84,16 @@ def test_text_names_what_a_user_wants_to_know(batch: Path, capsys: pytest.Captur
         assert words in shown
 
 
+def test_one_line_is_not_told_as_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, html = tmp_path / "rows.jsonl", tmp_path / "plan.html"
+    path.write_text('{"prompt": "x"}\nnot json\n')
+    assert main(["plan", "--file", str(path), "--order", "dfs", "--html", str(html)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 line that cannot be planned" in shown
+    assert "1 without a cap, taken as 512" in shown
+    assert "1 request without max_tokens, taken as 512." in html.read_text()
+
+
 def test_packed_files_are_read_the_same(batch: Path, tmp_path: Path) -> None:
     """Gzip is recognised by its bytes, not by its name."""
     packed = tmp_path / "packed.jsonl"

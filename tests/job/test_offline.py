@@ -173,6 +173,13 @@ def test_draining_ends_after_its_time(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "1 answer in " in caplog.text
 
 
+def test_one_line_is_not_told_as_several(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    OfflineJob(write_batch(tmp_path / "b.jsonl", [batch_line("a", "fine")])).run(EchoEngine)
+    assert "1 line, 0 finished earlier, 0 refused, 1 request to run." in caplog.text
+    assert "running: 1 of 1 request, " in caplog.text
+
+
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     lines = [batch_line("a", "fine"), batch_line("b", "sleep"), batch_line("c", "sleep")]
     config = dataclasses.replace(write_batch(tmp_path / "b.jsonl", lines), order="fcfs")

@@ -25,6 +25,7 @@ from sglang_blend.job.offline import OfflineJob
         (["--disaggregation-mode=decode"], "--disaggregation-mode decode: "),
         (["--encoder-only"], "--encoder-only: such an engine answers nothing"),
         (["--tokenizer-worker-num", "4"], "--tokenizer-worker-num 4: .* --prepare-workers"),
+        (["--detokenizer-worker-num", "2"], "--detokenizer-worker-num 2: .* leave it out"),
         (["--nnodes", "2", "--node-rank", "1"], "--node-rank 1: only node 0 .* start the job there"),
         (["--max-queued-requests", "100"], "--max-queued-requests 100: .* --window"),
     ],

@@ -174,7 +174,8 @@ def read_batch_prompts(
     if not chunks:
         detail = f" ({first_skipped})" if first_skipped else ""
         raise InputError(
-            f"{str(place)!r} has no line that can be planned{detail}; it must hold OpenAI Batch lines"
+            f"{str(place)!r} has no line that can be planned{detail}; it must hold OpenAI Batch lines, "
+            "or rows with prompts"
         )
     table = RequestTable(
         token_ids=np.concatenate(chunks),

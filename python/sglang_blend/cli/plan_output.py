@@ -17,6 +17,7 @@ from sglang_blend.core.workload import Workload
 from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.job.reading import Reading
 from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.words import counted
 
 _HISTOGRAM_WIDTH = 40
 
@@ -107,9 +108,7 @@ def print_text(planned: PlannedJob) -> None:
     print(f"file          {args.file}")
     print(f"requests      {tree.n:,}")
     if batch.num_skipped:
-        print(
-            f"left out      {batch.num_skipped:,} lines that cannot be planned; first: {batch.first_skipped}"
-        )
+        print(f"left out      {_left_out(batch)}")
     print(f"tokens        {planned.tokenizer.name}")
     print(f"prompt        {tree.num_prompt_tokens:,} tokens, {tree.num_unique_tokens:,} of them unique")
     print(f"sharing       {tree.sharing_possible:.1%} of the prompt tokens can come from the prefix cache")
@@ -118,9 +117,7 @@ def print_text(planned: PlannedJob) -> None:
         f"{int(batch.table.max_new_tokens.sum()):,}"
     )
     if batch.num_without_cap:
-        print(
-            f"              {batch.num_without_cap:,} name no cap and are taken as {args.default_max_tokens}"
-        )
+        print(f"              {batch.num_without_cap:,} without a cap, taken as {args.default_max_tokens}")
     machine = f"{cost.shape.name} on {args.tp_size} x {cost.hardware.name}"
     print(f"machine       {machine}, KV pool {cost.kv_pool_tokens:,} tokens")
     print(f"density       {workload.root_density:.3g} (compute over memory time, with sharing)")
@@ -143,6 +140,10 @@ def print_text(planned: PlannedJob) -> None:
         print(f"saved         {args.save}", file=sys.stderr)
 
 
+def _left_out(batch: BatchPrompts) -> str:
+    return f"{counted(batch.num_skipped, 'line')} that cannot be planned; first: {batch.first_skipped}"
+
+
 def write_html(planned: PlannedJob) -> None:
     """The plan as a report, to the file that `--html` names."""
     from sglang_blend.report.plan_page import OrderForecast, PlanForecast, plan_page
@@ -153,12 +154,10 @@ def write_html(planned: PlannedJob) -> None:
     if tokenizer.approximate:
         notes.append(f"Tokens are counted as {tokenizer.name}; --model-path counts them exactly.")
     if batch.num_skipped:
-        notes.append(
-            f"{batch.num_skipped:,} lines cannot be planned and are left out; first: {batch.first_skipped}"
-        )
+        notes.append(f"Left out: {_left_out(batch)}")
     if batch.num_without_cap:
-        cap = args.default_max_tokens
-        notes.append(f"{batch.num_without_cap:,} requests name no max_tokens and are taken as {cap}.")
+        num_without = counted(batch.num_without_cap, "request")
+        notes.append(f"{num_without} without max_tokens, taken as {args.default_max_tokens}.")
     if planned.num_simulated < workload.tree.n:
         notes.append(f"Makespans are extended from a simulated sample of {planned.num_simulated:,} requests.")
     with texts_of(args.file, batch, Reading.from_cli_args(args)) as text_of_row:

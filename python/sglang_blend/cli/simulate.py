@@ -37,6 +37,7 @@ from sglang_blend.perf.shape_registry import model_shape
 from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
 from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.report.records import JobRecord, simulated_job
+from sglang_blend.words import counted
 
 _COLUMNS = (
     "order",
@@ -288,7 +289,7 @@ def _heading(
     if args.policies is not None:
         rules = "admission and eviction by policy"
     return (
-        f"simulated: {title}\n{table.n} requests, {table.num_prompt_tokens} prompt tokens "
+        f"simulated: {title}\n{counted(table.n, 'request')}, {table.num_prompt_tokens} prompt tokens "
         f"({job.tree.unique_tokens} unique), "
         f"{int(job.output_len.sum())} output tokens; {cost.shape.name} on {tp}{cost.hardware.name}, "
         f"KV pool {cost.kv_pool_tokens} "

@@ -26,6 +26,7 @@ from sglang_blend.perf.arrays import IntArray
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
 from sglang_blend.perf.trace_file import table_from_trace
+from sglang_blend.words import counted
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +114,11 @@ def _batch_job(args: argparse.Namespace) -> tuple[RequestTable, IntArray, str]:
     config = PlanConfig(seed=args.seed, page_size=args.page_size)
     tree = build_prefix_tree(batch.table, page_size=args.page_size)
     output_len = OutputLengths(batch.table, tree, config).estimate().est_output_len
-    skipped = f", {batch.num_skipped} lines left out ({batch.first_skipped})" if batch.num_skipped else ""
+    skipped = (
+        f", {counted(batch.num_skipped, 'line')} left out ({batch.first_skipped})"
+        if batch.num_skipped
+        else ""
+    )
     return batch.table, output_len, f"{args.file.name}, tokens by {tokenizer.name}{skipped}"
 
 

@@ -18,6 +18,7 @@ from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure
 from sglang_blend.job.input import BatchLine
+from sglang_blend.words import counted
 
 logger = logging.getLogger(__name__)
 
@@ -184,8 +185,9 @@ class Fleet:
         failure = self._failures[slot]
         if all(self._is_given_up):
             self._hopeless = EngineError(
-                f"all {self.num_replicas} replicas died {self._max_restarts + 1} times and answered nothing "
-                f"in between; what had finished before is in the output file. The last time: {failure}"
+                f"all of {counted(self.num_replicas, 'replica')} died "
+                f"{counted(self._max_restarts + 1, 'time')} and answered nothing in between; what had "
+                f"finished before is in the output file. The last time: {failure}"
             )
         else:
             logger.error("Replica %d is given up, the others go on without it: %s", slot, failure)

@@ -60,6 +60,7 @@ NOT_FOR_JOBS = {
     "--disaggregation-mode": ("null", "one engine does a job's prefill and decode; leave it out"),
     "--encoder-only": ("False", "such an engine answers nothing; leave it out"),
     "--tokenizer-worker-num": ("1", "it is for SGLang's HTTP server, a job has --prepare-workers"),
+    "--detokenizer-worker-num": ("1", "it needs --tokenizer-worker-num, which is for HTTP; leave it out"),
     "--node-rank": ("0", "only node 0 of an engine has requests; start the job there"),
     "--max-queued-requests": (
         "None", "SGLang answers what waits beyond it with an error; --window bounds what waits",

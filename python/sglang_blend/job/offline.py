@@ -137,8 +137,9 @@ class OfflineJob:
     ) -> None:
         num_refused = len(index) - self._earlier.total - index.num_pending
         logger.info(
-            "%s: %d lines, %d finished earlier, %d refused, %d requests to run.",
-            batch.path, len(index), self._earlier.total, num_refused, index.num_pending,
+            "%s: %s, %d finished earlier, %d refused, %s to run.",
+            batch.path, counted(len(index), "line"), self._earlier.total, num_refused,
+            counted(index.num_pending, "request"),
         )  # fmt: skip
         with ExitStack() as stack:
             if index.num_pending:
@@ -181,8 +182,8 @@ class OfflineJob:
                     await stack.enter_async_context(engine)
                 facts = engine.facts()
                 logger.info(
-                    "The model is loaded: room for %s tokens of KV, %d requests at once.",
-                    f"{facts.kv_pool_tokens:,}", facts.max_running_requests,
+                    "The model is loaded: room for %s of KV, %s at once.",
+                    counted(facts.kv_pool_tokens, "token"), counted(facts.max_running_requests, "request"),
                 )  # fmt: skip
                 with self._timed("prepare"):
                     plan = JobPlan(spool.table(), facts, order=self._config.order)

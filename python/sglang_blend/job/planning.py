@@ -40,6 +40,7 @@ from sglang_blend.perf.predict import MakespanPredictor
 from sglang_blend.perf.roofline import RooflineCost
 from sglang_blend.perf.simulated_job import SimulatedJob
 from sglang_blend.scheduling.planned import PlannedHints
+from sglang_blend.words import counted
 
 # With fewer requests of unknown length a sample would be most of the time that it could save.
 LEAST_TO_SAMPLE = 1000
@@ -238,7 +239,8 @@ class JobPlan:
         if num_unknown == 0:
             return none, "every output length is fixed"
         if num_unknown < LEAST_TO_SAMPLE:
-            return none, f"only {num_unknown} requests of unknown length; the scheduler learns as they finish"
+            few = counted(num_unknown, "request")
+            return none, f"only {few} of unknown length; the scheduler learns as they finish"
         if self.config.order in ("fcfs", "random", "dfs"):
             return none, f"order {self.config.order} does not look at lengths"
         rng = np.random.default_rng(self.config.seed)

@@ -10,6 +10,8 @@ from datetime import timedelta
 
 from tqdm import tqdm
 
+from sglang_blend.words import counted
+
 logger = logging.getLogger(__name__)
 
 PLAIN_LINE_INTERVAL_S = 10.0
@@ -92,4 +94,5 @@ class Progress:
 
     def _tell(self, now: float) -> None:
         self._told_at = now
-        logger.info("%s: %d of %d requests, %s", self._phase, self._num_done, self._total, self._rates(now))
+        total = counted(self._total, "request")
+        logger.info("%s: %s of %s, %s", self._phase, f"{self._num_done:,}", total, self._rates(now))
