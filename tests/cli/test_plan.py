@@ -140,6 +140,8 @@ def test_approximate_tokens_are_four_bytes_and_share_prefixes() -> None:
         (["--model-shape", "gpt-9"], "gpt-9"),
         (["--mode", "warp"], "mode 'warp' is unknown"),
         (["--page-size", "0"], "page_size is 0"),
+        (["--default-max-tokens", "0"], "--default-max-tokens is 0, allowed is 1 or more"),
+        (["--save", "/no/such/folder/plan"], "/no/such/folder/plan cannot be written (No such file"),
         (["--model-path", "/no/such/model"], "/no/such/model"),
     ],
 )

@@ -162,6 +162,7 @@ def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
     ("words", "message"),
     [
         ((), "name one job to simulate"),
+        (("--paper-trace", "1", "--prompt-column", "q"), "--prompt-column q is for the table that --file"),
         (("--density", "1"), "name one job to simulate"),
         (("--paper-trace", "1", "--density", "1", "--sharing", "0.1"), "name one job to simulate"),
         (("--paper-trace", "1", "--orders", "best"), "order 'best' is unknown; allowed are fcfs"),

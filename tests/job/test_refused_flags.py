@@ -17,6 +17,7 @@ from sglang_blend.job.offline import OfflineJob
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["b2.jsonl", "--tp-size", "1"], "'b2.jsonl' belongs to no option; a job has one --file"),
         (["--skip-tokenizer-init"], "--skip-tokenizer-init: prompts and answers of a job are texts"),
         (
             ["--disaggregation-mode", "prefill"],
@@ -33,7 +34,7 @@ from sglang_blend.job.offline import OfflineJob
 def test_a_flag_of_a_server_is_refused(tmp_path: Path, flags: list[str], words: str) -> None:
     config = write_batch(tmp_path / "b.jsonl", [batch_line("a", "fine")])
     with pytest.raises(ConfigError, match=words):
-        OfflineJob(config, engine_argv=["--tp-size", "1", *flags]).run(EchoEngine)
+        OfflineJob(config, engine_argv=[*flags, "--tp-size", "1"]).run(EchoEngine)
     assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
 
 

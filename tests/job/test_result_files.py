@@ -247,6 +247,18 @@ def test_a_target_that_cannot_be_written_stops_the_job_before_it_begins(
     assert not (tmp_path / "b.output.jsonl").exists()
 
 
+@pytest.mark.parametrize("what", ["output", "error_file", "summary_file"])
+def test_a_result_that_is_no_file_is_refused(job: JobConfig, tmp_path: Path, what: str) -> None:
+    """A pipe, a device (which would be replaced by a file, or have others put beside it), standard output."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    before = sorted(tmp_path.iterdir())
+    for place in (pipe, Path("/dev/null"), Path("/dev/stdout"), Path("-")):
+        with pytest.raises(ConfigError, match=f"--{what.replace('_', '-')} {place} is no file on a disk"):
+            OfflineJob(replace(job, work_dir=tmp_path, **{what: place})).run(never_started)
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_read_only_disk_is_told_in_a_sentence(job: JobConfig, small_disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     config = replace(job, output=small_disk / "out.jsonl", work_dir=tmp_path)

@@ -25,7 +25,7 @@ from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
-from sglang_blend.errors import ConfigError
+from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 from sglang_blend.perf.bounds import bounds_of
@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
     if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
         raise ConfigError(f"--price-per-hour is {args.price_per_hour}; give 0 or more, in any currency.")
+    if args.default_max_tokens < 1:
+        raise ConfigError(f"--default-max-tokens is {args.default_max_tokens}, allowed is 1 or more.")
     device = hardware(args.hardware)
     cost = RooflineCost(
         shape=model_shape(args.model_path or args.model_shape or "llama-3-8b"),
@@ -132,7 +134,12 @@ def run(args: argparse.Namespace) -> int:
         plan_s=plan_s,
     )
     if args.save is not None:
-        schedule.save(args.save)
+        try:
+            schedule.save(args.save)
+        except OSError as e:
+            raise OutputError(
+                f"{args.save} cannot be written ({e.strerror or e}); name another place with --save."
+            ) from e
     if args.html is not None:
         write_html(planned)
     if args.json:

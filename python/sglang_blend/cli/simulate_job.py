@@ -83,6 +83,8 @@ def read_job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable
         raise ConfigError(
             "name one job to simulate: --trace, --file, --table, --paper-trace, or --density with --sharing."
         )
+    if args.file is None and (unread := Reading.from_cli_args(args).for_tables()):
+        raise ConfigError(f"{unread[0]} is for the table that --file names: leave it out.")
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit is {args.limit}, allowed is 1 or more; leave it out for the whole trace.")
     if args.trace is not None:

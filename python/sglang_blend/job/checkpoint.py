@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,12 @@ class Checkpoint:
     """The state that a job finds and leaves on the storage."""
 
     def __init__(self, config: JobConfig, files: JobFiles, engine_argv: Sequence[str]) -> None:
+        """Make the checkpoint of a job; nothing is read yet.
+
+        Raises:
+            ConfigError: a result cannot be a file, or Parquet is asked for without pyarrow.
+        """
+        _refuse_devices(files)
         self._config = config
         self._files = files
         self._answers = ResultFile(
@@ -207,6 +214,18 @@ class Checkpoint:
                 f"{output} exists already as {found} and is not converted: for {wanted} name another "
                 "--output, or pass --overwrite; either runs the job anew."
             )
+
+
+def _refuse_devices(files: JobFiles) -> None:
+    """Of results that could not be read again, or that a file would be put in place of."""
+    for option in ("output", "error_file", "summary_file"):
+        place = getattr(files, option)
+        if not isinstance(place, Path):
+            continue
+        is_other = os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place))
+        if is_other or place.name == "-" or place.parent == Path("/dev"):
+            flag = f"--{option.replace('_', '-')}"
+            raise ConfigError(f"{flag} {place} is no file on a disk, which a job needs to go on: name one.")
 
 
 @contextlib.contextmanager

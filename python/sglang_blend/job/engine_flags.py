@@ -88,8 +88,11 @@ def refuse_flags(argv: Sequence[str]) -> None:
     """Raise for flags with which no job can run.
 
     Raises:
-        ConfigError: one of `NOT_FOR_JOBS` has another value than a job runs with.
+        ConfigError: one of `NOT_FOR_JOBS` has another value than a job runs with, or a word belongs to no
+            option, as when a shell has made several names of one.
     """
+    if argv and not argv[0].startswith("-"):
+        raise ConfigError(f"{argv[0]!r} belongs to no option; a job has one --file.")
     given = {name: " ".join(values) for name, values in _flags(argv)}
     refuse_values(lambda name: given.get(name, NOT_FOR_JOBS[name][0]))
 
