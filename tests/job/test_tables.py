@@ -167,6 +167,14 @@ def test_a_column_that_no_row_has_is_not_taken_for_a_batch_file(tmp_path: Path, 
         OfflineJob(JobConfig(file=path, reading=Reading(prompt_column="txt"))).run(EchoEngine)
 
 
+def test_rows_that_nothing_marks_as_a_table_are_refused_with_the_option_that_does(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"question": "x", "source": "a"}])
+    with pytest.raises(InputError, match="name one of question, source with --prompt-column"):
+        OfflineJob(JobConfig(file=path)).run(EchoEngine)
+    reading = Reading(prompt_column="question")
+    assert OfflineJob(JobConfig(file=path, reading=reading)).run(EchoEngine).ok == 1
+
+
 def test_parameters_for_rows_without_a_prompt_ask_for_its_column(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [{"custom_id": "1", "question": "x"}])
     with pytest.raises(

@@ -124,8 +124,7 @@ class BatchFile:
         if columns and "custom_id" not in row:
             raise InputError(
                 f"--file {self.path} has no custom_id on any line, as a batch file has: for a table of "
-                "prompts pass --input-format jsonl, and with --prompt-column name one of "
-                f"{cut(', '.join(columns), MAX_MESSAGE_CHARS)}."
+                f"prompts name one of {cut(', '.join(columns), MAX_MESSAGE_CHARS)} with --prompt-column."
             )
 
     def item(self, offset: int, number: int) -> BatchLine | Rejection:
