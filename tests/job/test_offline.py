@@ -260,11 +260,11 @@ def test_a_refusal_changes_nothing_of_a_finished_job(groups: JobConfig) -> None:
         (b'[1]\n"text"\n\n', "no line that is a JSON object"),
         (
             b'{"instruction": "x", "input": "y"}\n{"instruction": "z"}\n',
-            "--prompt-column name one of inst",
+            "name one of instruction, input with --prompt-column",
         ),
         (
             b'{"url": "http://x", "text": "y"}\n',
-            "jsonl, and with --prompt-column name one of text",
+            "name one of text with --prompt-column",
         ),
     ],
 )

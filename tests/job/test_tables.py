@@ -175,6 +175,13 @@ def test_rows_that_nothing_marks_as_a_table_are_refused_with_the_option_that_doe
     assert OfflineJob(JobConfig(file=path, reading=reading)).run(EchoEngine).ok == 1
 
 
+def test_a_prompt_column_that_is_there_makes_a_table_of_rows_with_a_url(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "pages.jsonl", [{"url": "https://example.org/", "text": "x", "id": "a"}])
+    (item,) = items_of(path, prompt_column="text", params={"max_tokens": 3})
+    assert isinstance(item, BatchLine)
+    assert (item.url, item.body) == ("/v1/completions", {"prompt": "x", "max_tokens": 3})
+
+
 def test_parameters_for_rows_without_a_prompt_ask_for_its_column(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [{"custom_id": "1", "question": "x"}])
     with pytest.raises(

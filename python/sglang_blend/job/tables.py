@@ -46,6 +46,8 @@ def format_of(file: IO[bytes], name: str, reading: Reading) -> str:
     row = _first_row(file)
     if row is None:
         return "openai"
+    if reading.prompt_column in row.keys() - _BATCH_KEYS:
+        return "jsonl"  # whatever else it has: pages have a url, too
     if not _BATCH_KEYS.isdisjoint(row):
         _refuse_what_is_for_tables(name, reading)
         return "openai"
