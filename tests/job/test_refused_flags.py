@@ -18,6 +18,9 @@ from sglang_blend.job.offline import OfflineJob
     ("flags", "words"),
     [
         (["b2.jsonl", "--tp-size", "1"], "'b2.jsonl' belongs to no option; a job has one --file"),
+        (["--model", "/no/such/model"], "--model-path /no/such/model does not exist"),
+        (["--tokenizer-path", "./nowhere"], "--tokenizer-path ./nowhere does not exist"),
+        (["--chat-template=~/mine.jinja"], "--chat-template ~/mine.jinja does not exist"),
         (["--skip-tokenizer-init"], "--skip-tokenizer-init: prompts and answers of a job are texts"),
         (
             ["--disaggregation-mode", "prefill"],
@@ -40,6 +43,7 @@ def test_a_flag_of_a_server_is_refused(tmp_path: Path, flags: list[str], words: 
 
 def test_the_value_that_a_job_runs_with_may_be_given() -> None:
     refuse_flags([f"{name}={allowed}" for name, (allowed, _) in NOT_FOR_JOBS.items()])
+    refuse_flags(["--model-path", "meta-llama/Llama-3.1-8B", "--chat-template", "chatml"])
     refuse_flags(["--tokenizer-worker-num", "1", "--node-rank", "0", "--disaggregation-mode", "null"])
 
 

@@ -67,6 +67,9 @@ NOT_FOR_JOBS = {
     ),
 }  # fmt: skip
 
+# Flags that may name a file or folder, which the job's own processes read.
+_PATHS = ("--model-path", "--tokenizer-path", "--chat-template", "--completion-template")
+
 _CONTENT_FILES = ("*.safetensors", "*.bin", "*.gguf", "*.json", "*.jinja", "*.model")
 _SAMPLE_BYTES = 1 << 16
 
@@ -88,12 +91,16 @@ def refuse_flags(argv: Sequence[str]) -> None:
     """Raise for flags with which no job can run.
 
     Raises:
-        ConfigError: one of `NOT_FOR_JOBS` has another value than a job runs with, or a word belongs to no
-            option, as when a shell has made several names of one.
+        ConfigError: one of `NOT_FOR_JOBS` has another value than a job runs with, a path is not there, or a
+            word belongs to no option, as when a shell has made several names of one.
     """
     if argv and not argv[0].startswith("-"):
         raise ConfigError(f"{argv[0]!r} belongs to no option; a job has one --file.")
     given = {name: " ".join(values) for name, values in _flags(argv)}
+    for name in _PATHS:
+        value = given.get(name, "")
+        if value.startswith(("/", ".", "~")) and not Path(value).exists():
+            raise ConfigError(f"{name} {value} does not exist.")
     refuse_values(lambda name: given.get(name, NOT_FOR_JOBS[name][0]))
 
 

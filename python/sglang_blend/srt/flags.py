@@ -7,7 +7,6 @@ import contextlib
 import copy
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sglang.srt.platforms import current_platform
@@ -15,7 +14,7 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.engine_flags import refuse_values
+from sglang_blend.job.engine_flags import refuse_flags, refuse_values
 from sglang_blend.scheduling.policies import POLICIES
 from sglang_blend.srt.overlap import FLAGS_OF_MODE, check_device, chosen_mode, split_overlap
 from sglang_blend.srt.platform import BlendCpuPlatform
@@ -48,11 +47,13 @@ def server_args(argv: Sequence[str], *, runs_steps: bool = True) -> ServerArgs:
     """Parse SGLang's flags, and our `--overlap` among them.
 
     Args:
-        runs_steps: False where only the tokenizer is wanted: then the device is not asked how to overlap.
+        runs_steps: False where only the tokenizer is wanted: then the device is not asked how to overlap, nor
+            whether the flags go together.
 
     Raises:
-        ConfigError: a flag is unknown or its value is not allowed.
+        ConfigError: a flag is unknown or its value is not allowed, or no job can run with it.
     """
+    refuse_flags(argv)
     load_plugins()
     on_cpu = isinstance(current_platform, BlendCpuPlatform)
     defaults = OFFLINE_DEFAULTS + (CPU_DEFAULTS if on_cpu else ())
@@ -89,10 +90,7 @@ def _parsed(argv: list[str]) -> ServerArgs:
             f"{reason}; --help lists this command's flags, --help-engine those of SGLang."
         ) from e
     except (ValueError, AssertionError, OSError) as e:
-        model = _model_path(argv)
-        if model.startswith(("/", ".", "~")) and not Path(model).exists():
-            raise ConfigError(f"--model-path {model} does not exist.") from e
-        raise ConfigError(f"SGLang refuses these flags (--model-path {model}): {e}") from e
+        raise ConfigError(f"SGLang refuses these flags (--model-path {_model_path(argv)}): {e}") from e
     if args.enable_priority_scheduling and args.schedule_policy in POLICIES:
         raise ConfigError(
             "--enable-priority-scheduling puts requests in an order that is not the plan's: leave it out, or "
