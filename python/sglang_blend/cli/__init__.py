@@ -12,11 +12,13 @@ from sglang_blend.errors import BlendError
 from sglang_blend.log import log_to_stderr
 from sglang_blend.stdout import EXIT_BROKEN_PIPE, drop_stdout
 
+# What a shell reports of a program that SIGINT ended.
+EXIT_INTERRUPTED = 130
 SUBCOMMANDS = (run, plan, simulate, bench, calibrate, report, fork)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, dispatch, turn a `BlendError` into its sentence and exit code; `| head` is no error."""
+    """Parse, dispatch, turn a `BlendError` into its sentence and exit code; Ctrl-C and `| head` are quiet."""
     log_to_stderr()
     parser = make_parser()
     args, engine_argv = parser.parse_known_args(argv)
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BlendError as error:
         print(f"sglang-blend: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         drop_stdout()
         return EXIT_BROKEN_PIPE

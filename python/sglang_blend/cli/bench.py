@@ -93,9 +93,23 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--minutes {args.minutes}: more than 0 is allowed.")
     refuse_flags(args.engine_argv)
     reading = Reading.from_cli_args(args)
-    started = time.monotonic()
     contenders = [Contender.parse(text) for text in args.policies.split(",")]
     report: dict[str, Any] = {"tree_minimum_prompt_tokens": 0, "runs": []}
+    try:
+        _measure(contenders, args, reading, report)
+    except (EngineError, KeyboardInterrupt):
+        if report["runs"]:
+            _show(report, args)  # what was measured before the end is not lost
+        raise
+    _show(report, args)
+    return 0
+
+
+def _measure(
+    contenders: list[Contender], args: argparse.Namespace, reading: Reading, report: dict[str, Any]
+) -> None:
+    """Add the runs of each policy to the report as they are done."""
+    started = time.monotonic()
     for policy, group in groupby(contenders, key=lambda contender: contender.policy):
         minutes = args.minutes and args.minutes - (time.monotonic() - started) / 60
         if minutes is not None and minutes <= 0:
@@ -117,10 +131,12 @@ def run(args: argparse.Namespace) -> int:
         minimum = part["tree_minimum_prompt_tokens"]  # 0 where no time was left for a run
         report["tree_minimum_prompt_tokens"] = minimum or report["tree_minimum_prompt_tokens"]
         report["runs"] += part["runs"]
+
+
+def _show(report: dict[str, Any], args: argparse.Namespace) -> None:
     if report["runs"]:
         compare_answers(report["runs"])
     print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() if args.json else table(report))
-    return 0
 
 
 def _run_worker(config: WorkerConfig) -> dict[str, Any]:
