@@ -25,6 +25,8 @@ OVERLAP_MODES = ("auto", "none", "mixed", "pdmux")
 DEFAULT_FSYNC_INTERVAL_S = 1.0
 OUTPUT_FORMATS = ("jsonl", "parquet")
 TABLE_SUFFIXES = (".jsonl", ".parquet")
+# Whoever names such an output does not expect JSON Lines in it.
+_OTHER_TABLES = (".csv", ".tsv", ".xlsx", ".arrow", ".feather")
 
 
 def default_window(max_running_requests: int) -> int:
@@ -187,6 +189,11 @@ class JobConfig:
             raise ConfigError(f"--hang-timeout {config.hang_timeout}: give seconds above 0; 600 is usual.")
         if config.max_restarts < 0:
             raise ConfigError(f"--max-restarts {config.max_restarts}: give 0 or more; 10 is usual.")
+        if config.output is not None and config.output.suffix.lower() in _OTHER_TABLES:
+            raise ConfigError(
+                f"--output {config.output}: answers are written as JSON Lines or as Parquet; name a .jsonl "
+                "or .parquet file."
+            )
         if config.sharded_output and (config.sort_output or config.output_format == "parquet"):
             what = "--sort-output" if config.sort_output else "--output-format parquet"
             raise ConfigError(

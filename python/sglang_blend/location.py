@@ -5,7 +5,9 @@ Addresses are served by fsspec; the package behind a scheme (`s3fs` for `s3://`)
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import ConfigError
+
+_ONE_SLASH = re.compile(r"(s3|gs|gcs|hf|https?|az|abfs|file):/(?!/)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,13 @@ PACKED_SUFFIXES = (".gz", ".zst")
 
 
 def location(text: str) -> Location:
-    """From the command line: anything with `://` is an address, `file://` and the rest are paths."""
+    """From the command line: anything with `://` is an address, `file://` and the rest are paths.
+
+    Raises:
+        argparse.ArgumentTypeError: an address that lacks a slash, which would be taken for a folder.
+    """
+    if found := _ONE_SLASH.match(text):
+        raise argparse.ArgumentTypeError(f"{text} has one slash too few: {found[1]}://{text[found.end() :]}")
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return Url(text) if "://" in text else Path(text)

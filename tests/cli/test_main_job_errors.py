@@ -42,6 +42,25 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert not (tmp_path / "empty.output.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--output", "answers.csv"), "answers.csv: answers are written as JSON Lines or as Parquet"),
+        (("--output", "s3:/bucket/out.jsonl"), "one slash too few: s3://bucket/out.jsonl"),
+    ],
+)
+def test_an_output_that_would_not_be_what_it_is_called(
+    options: tuple[str, str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "batch.jsonl").write_text(GOOD_LINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "sglang_blend.launch_offline", "--file", "batch.jsonl", *options],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert words in refused(done)
+    assert [path.name for path in tmp_path.iterdir()] == ["batch.jsonl"]
+
+
 def test_a_directory(tmp_path: Path) -> None:
     assert "is a directory" in refused(launch("--file", tmp_path))
 

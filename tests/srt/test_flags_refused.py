@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
     [
         (("--page-size", "16"), "--page-size 16: without an accelerator only 1 is served"),
         (("--tp-size", "2"), "--tp-size 2: without an accelerator only 1 is served"),
+        (("--pp-size", "2"), "--pp-size 2: without an accelerator only 1 is served"),
         (
             ("--speculative-algorithm", "NGRAM"),
             "--speculative-algorithm NGRAM: without an accelerator it is not",

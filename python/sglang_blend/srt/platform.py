@@ -33,6 +33,7 @@ DEFAULT_MEM_FRACTION = 0.3
 _SERVED: dict[str, tuple[object, ...]] = {
     "page_size": (1, None),
     "tp_size": (1,),
+    "pp_size": (1,),
     "speculative_algorithm": (None,),
     "enable_hierarchical_cache": (False,),
     "enable_torch_compile": (False,),
