@@ -43,15 +43,17 @@ def test_a_cpu_is_measured_in_seconds_and_its_record_can_be_read() -> None:
     assert record.measured.sm_shares == ()
 
 
-def test_a_layer_that_is_measured_is_sglangs_own() -> None:
+def test_a_layer_that_is_measured_is_sglangs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """With norms, rotary embedding and activation in it, and the server arguments of the process restored."""
     import torch
     import torch.nn.functional as F
     from sglang.srt.runtime_context import get_context, publish
     from sglang.srt.server_args import ServerArgs
 
+    from sglang_blend.srt.calibration import layer as layer_module
     from sglang_blend.srt.calibration.layer import LayerShape, _Layer, gemm_flop_per_s
 
+    monkeypatch.setattr(layer_module, "_LEAST_WEIGHT_BYTES", 1)
     shape = LayerShape(hidden=64, intermediate=96, heads=4, kv_heads=2, head_dim=16)
     before = get_context()._server_args
     rates = gemm_flop_per_s(shape, [1, 32], torch.float32, torch.device("cpu"))
