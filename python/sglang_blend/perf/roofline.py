@@ -243,11 +243,6 @@ class RooflineCost:
         one = max(read, self.shape.decode_flop_per_pair / self._attention_flop_per_s)
         return one * self.shape.num_full_layers, one * self.shape.num_window_layers
 
-    @property
-    def token_s_ratio(self) -> float:
-        """Linear layers of a token over reading the KV of one, in time: turns token counts into a density."""
-        return self.token_s / sum(self.kv_read_s)
-
     def extend_compute_s(self, prefix_len: IntArray, extend_len: IntArray) -> FloatArray:
         """Compute seconds to extend a cached prefix: linear layers and attention.
 
