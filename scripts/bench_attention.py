@@ -174,15 +174,15 @@ def _simulated_gain(prefix_s: float, plain_s: float, args: argparse.Namespace) -
     Args:
         prefix_s, plain_s: measured seconds of a step that reads the prefix for each request, and without it.
     """
-    from sglang_blend.attention.break_even import CPU
     from sglang_blend.core.request import RequestTable
-    from sglang_blend.perf.engine_config import EngineConfig
-    from sglang_blend.perf.hardware import Hardware
-    from sglang_blend.perf.measured import GemmCurve
-    from sglang_blend.perf.roofline import RooflineCost
-    from sglang_blend.perf.shape_registry import model_shape
-    from sglang_blend.perf.simulated_job import SimulatedJob
-    from sglang_blend.perf.simulator import simulate
+    from sglang_blend.cost.break_even import CPU
+    from sglang_blend.cost.hardware import Hardware
+    from sglang_blend.cost.measured import GemmCurve
+    from sglang_blend.cost.roofline import RooflineCost
+    from sglang_blend.cost.shape_registry import model_shape
+    from sglang_blend.simulate.engine_config import EngineConfig
+    from sglang_blend.simulate.simulated_job import SimulatedJob
+    from sglang_blend.simulate.simulator import simulate
 
     shape = model_shape(args.model_path).with_kv_dtype("fp32")
     read_s = (prefix_s - plain_s) / (args.batch * args.shared)

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
 
-    from sglang_blend.attention.break_even import BreakEven
+    from sglang_blend.cost.break_even import BreakEven
     from sglang_blend.srt.cpu.shared_attention import SharedPrefixAttnBackend
 
     never, always = BreakEven(group_tokens=1e12, reader_tokens=0), BreakEven(group_tokens=0, reader_tokens=0)

@@ -30,18 +30,18 @@ from sglang_blend.cluster.partition import cut
 from sglang_blend.cluster.plan import ClusterPlan, plan_for_replicas
 from sglang_blend.cluster.simulated import simulate_cluster
 from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.orders import make_workload
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
 from sglang_blend.core.request import RequestTable
-from sglang_blend.perf.arrays import IntArray
-from sglang_blend.perf.bounds import bounds_of
-from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.synthesis import paper_trace, synthesise
+from sglang_blend.cost.bounds import bounds_of
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
+from sglang_blend.simulate.engine_config import EngineConfig
+from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.synthesis import paper_trace, synthesise
 
 STRONG, WEAK = "1,2,4,8", "1,2,4,8,64,512"
 

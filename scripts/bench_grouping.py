@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
-from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
-from sglang_blend.attention.naive_groups import naive_groups
+from sglang_blend.cost.break_even import BreakEven
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracles.naive_groups import naive_groups
 
 
 class _Batch:

@@ -31,9 +31,9 @@ from sglang_blend.core.orders import PlanConfig, make_schedule, make_workload, o
 from sglang_blend.core.output_length import OutputLengths
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.core.request import RequestTable
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
 
 NUM_PREFIXES, PREFIX_LEN, SHARED_RATIO, VOCAB = 57, 1200, 0.6, 128_000
 

@@ -26,21 +26,21 @@ import numpy as np
 import orjson
 
 from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.core.request import RequestTable
+from sglang_blend.cost.bounds import bounds_of
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import PlanError
-from sglang_blend.perf.arrays import IntArray
-from sglang_blend.perf.bounds import bounds_of
-from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import simulate_schedule
-from sglang_blend.perf.synthesis import SynthesisSpec, paper_grid, paper_trace, synthesise
-from sglang_blend.perf.trace_file import table_from_trace
+from sglang_blend.simulate.engine_config import EngineConfig
+from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulator import simulate_schedule
+from sglang_blend.simulate.synthesis import SynthesisSpec, paper_grid, paper_trace, synthesise
+from sglang_blend.simulate.trace_file import table_from_trace
 
 ORDERS = ("dfs", "dual-scan", "stationary")
 BUDGETS = ("balanced", "paced")

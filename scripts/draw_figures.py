@@ -2,8 +2,8 @@
 
     python scripts/draw_figures.py
 
-The workload is made (`perf.synthesis`, paper trace 1, 20,000 requests, seed 0) and planned for Llama-3.1-8B
-on an A100; the timeline is simulated, nothing is run.
+The workload is made (`simulate.synthesis`, paper trace 1, 20,000 requests, seed 0) and planned for
+Llama-3.1-8B on an A100; the timeline is simulated, nothing is run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sglang_blend.core import PlanConfig
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.request import Side
 from sglang_blend.core.workload import Workload
-from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import simulate_schedule
-from sglang_blend.perf.synthesis import SynthesisedTrace, paper_trace, synthesise
-from sglang_blend.perf.timeline import Timeline
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
+from sglang_blend.simulate.engine_config import EngineConfig
+from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulator import simulate_schedule
+from sglang_blend.simulate.synthesis import SynthesisedTrace, paper_trace, synthesise
+from sglang_blend.simulate.timeline import Timeline
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 NUM_REQUESTS, NUM_PIECES = 20_000, 60

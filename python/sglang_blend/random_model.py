@@ -15,9 +15,9 @@ import shutil
 import sys
 
 from sglang_blend.cache_dir import cache_dir
+from sglang_blend.cost.shape_registry import CONFIGS
 from sglang_blend.demo_model import CHECKSUMS, demo_model_path
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.shape_registry import CONFIGS
 
 _TINY = {
     "hidden_size": 64,
@@ -53,7 +53,7 @@ def random_model_path(name: str) -> str:
     """Folder of a model of this shape; made on first use from the demo model's config and tokenizer.
 
     Args:
-        name: `tiny`, `tiny-windows`, or a Llama-like shape of `perf.shape_registry`.
+        name: `tiny`, `tiny-windows`, or a Llama-like shape of `cost.shape_registry`.
 
     Raises:
         ConfigError: no such shape.

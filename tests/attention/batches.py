@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from sglang_blend.attention.break_even import BreakEven
+from sglang_blend.cost.break_even import BreakEven
 
 FREE = BreakEven(group_tokens=0, reader_tokens=0)
 

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention.batches import FREE, RadixSlots, break_evens, prompts
-from sglang_blend.attention.break_even import BreakEven
+from oracles.naive_groups import naive_groups
 from sglang_blend.attention.decode_groups import DecodeGroups
-from sglang_blend.attention.naive_groups import naive_groups
 from sglang_blend.attention.prefix_forest import PrefixForest
 from sglang_blend.attention.shared_runs import SharedRuns
+from sglang_blend.cost.break_even import BreakEven
 
 
 def said(groups: SharedRuns) -> list[tuple]:

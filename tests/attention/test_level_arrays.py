@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention.batches import FREE, RadixSlots, break_evens, prompts
+from oracles.naive_groups import naive_groups
 from sglang_blend.attention.level_arrays import level_arrays
-from sglang_blend.attention.naive_groups import naive_groups
 
 
 def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from attention.batches import FREE, RadixSlots
-from sglang_blend.attention.naive_groups import naive_groups
+from oracles.naive_groups import naive_groups
 from sglang_blend.attention.read_counts import ReadCounts
 
 

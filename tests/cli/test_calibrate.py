@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from sglang_blend.cli import main
-from sglang_blend.perf.hardware import Hardware, hardware, hardware_from_file
-from sglang_blend.perf.measured_rates import MeasuredRates
+from sglang_blend.cost.hardware import Hardware, hardware, hardware_from_file
+from sglang_blend.cost.measured import MeasuredRates
 from sglang_blend.scheduling.step_records import COLUMNS, run_header
 
 RATES = MeasuredRates(

@@ -12,7 +12,7 @@ from sglang_blend.cli import main
 from sglang_blend.cli.batch_prompts import ByteTokenizer, read_batch_prompts
 from sglang_blend.core.orders import order_names
 from sglang_blend.core.request import Schedule
-from sglang_blend.perf.hardware import hardware
+from sglang_blend.cost.hardware import hardware
 
 STORY = "Once upon a time there was a long shared prefix. " * 40
 

@@ -11,7 +11,7 @@ from sglang_blend.cli import simulate
 from sglang_blend.core.orders import order_names
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import BlendError
-from sglang_blend.perf.engine_config import MODES
+from sglang_blend.simulate.engine_config import MODES
 from shared_folder import shared_file
 
 

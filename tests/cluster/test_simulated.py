@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perf.jobs import COST, lone_cost
 from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.cluster.simulated import ClusterSimulation, simulate_cluster
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.core.workload import Workload
-from sglang_blend.perf.engine_config import MODES, EngineConfig
-from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import simulate_schedule
+from sglang_blend.simulate.engine_config import MODES, EngineConfig
+from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulator import simulate_schedule
+from simulate.jobs import COST, lone_cost
 
 POOL_TOKENS = 20_000
 OVERLAP = EngineConfig(mode="overlap", admission="peak", chunk_tokens=512)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)

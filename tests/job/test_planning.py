@@ -7,11 +7,11 @@ import pytest
 
 from sglang_blend.core import RequestTable
 from sglang_blend.core.request import Side
+from sglang_blend.cost.shape_registry import CONFIGS
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.job.planning import LEAST_TO_SAMPLE, JobPlan, cost_of, engine_of
-from sglang_blend.perf.predict import MakespanPredictor
-from sglang_blend.perf.shape_registry import CONFIGS
 from sglang_blend.scheduling.hints import HINTS_KEY, read_hints
+from sglang_blend.simulate.predict import MakespanPredictor
 
 FACTS = EngineFacts(dict(CONFIGS["llama-3-8b"]), "NVIDIA H200", 1, 100_000, 1, 256, "dual-scan")
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from perf.jobs import COST
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.accounts import SideAccounts
 from sglang_blend.scheduling.lengths import PlannedLen
 from sglang_blend.scheduling.remaining_work import learnt_density_ratio, remaining_work
 from sglang_blend.scheduling.waiting import Waiting
+from simulate.jobs import COST
 
 
 def _request(number: int, side: Side, *, generated: int = 0, planned_len: float = 20) -> Waiting:

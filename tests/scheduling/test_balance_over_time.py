@@ -11,18 +11,18 @@ from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.request import Schedule, Side
-from sglang_blend.perf.engine_config import EngineConfig, Mode
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.kv_pool import KvPool
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob
-from sglang_blend.perf.simulator import simulate, simulate_schedule
-from sglang_blend.perf.synthesis import paper_trace, synthesise
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.scheduling.balance import SideBalance
 from sglang_blend.scheduling.lengths import PlannedLen
 from sglang_blend.scheduling.planned import PlannedHints
 from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+from sglang_blend.simulate.engine_config import EngineConfig, Mode
+from sglang_blend.simulate.kv_pool import KvPool
+from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulator import simulate, simulate_schedule
+from sglang_blend.simulate.synthesis import paper_trace, synthesise
 
 COST = RooflineCost(shape=model_shape("llama-3.1-8b"), hardware=hardware("H200"))
 

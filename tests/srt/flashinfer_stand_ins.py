@@ -222,7 +222,7 @@ def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
     from sglang.srt.layers.attention import flashinfer_backend
     from sglang.srt.managers.scheduler import run_scheduler_process as original
 
-    from sglang_blend.attention.break_even import BreakEven
+    from sglang_blend.cost.break_even import BreakEven
     from sglang_blend.srt import attention_backend
     from sglang_blend.srt.cuda import shared_attention
 

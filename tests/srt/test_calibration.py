@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from sglang_blend.cost.hardware import Hardware, hardware_from_dict
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.hardware import Hardware, hardware_from_dict
 from srt.cuda_stand_ins import NUM_SMS
 
 # Importing SGLang warns of kernels that this machine lacks.

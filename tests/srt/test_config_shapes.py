@@ -2,8 +2,8 @@
 
 import pytest
 
+from sglang_blend.cost.hf_config import shape_from_config
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.hf_config import shape_from_config
 
 
 def config(model_type, hidden, inner, layers, heads, kv_heads, vocab, **more):

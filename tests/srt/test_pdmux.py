@@ -62,7 +62,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def _calibrated(path: Path) -> Path:
     """A record that says decode gains from every multiprocessor, so that it is given many."""
-    from sglang_blend.perf.hardware import hardware
+    from sglang_blend.cost.hardware import hardware
 
     record = json.loads(hardware("cpu").to_json())
     record["measured"] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sglang_blend.core.request import Side
-from sglang_blend.perf.sm_split import best_share
+from sglang_blend.cost.sm_split import best_share
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
 from srt.simulated_pool import allocator
 

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.attention.prefix_forest import PrefixForest
 from sglang_blend.attention.shared_runs import IntArray, SharedRuns, SlotArray
+from sglang_blend.cost.break_even import BreakEven
 
 # Slots of the requests at these positions of the batch, each but its last token: that one is being decoded.
 FetchSlots = Callable[[IntArray], Iterable[SlotArray]]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sglang_blend.attention.break_even import BreakEven
 from sglang_blend.attention.shared_runs import IntArray, SharedRun, SharedRuns, SlotArray
+from sglang_blend.cost.break_even import BreakEven
 
 
 class _Run(NamedTuple):

@@ -20,7 +20,7 @@ import orjson
 
 from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
 from sglang_blend.config import JobConfig
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import BlendError, EngineError, InputError
 from sglang_blend.job.engine import Answer, Failure, Prepared, RunningEngine
 from sglang_blend.job.input import BatchFile, BatchLine
@@ -32,7 +32,7 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
 from sglang_blend.log import log_to_stderr
-from sglang_blend.perf.engine_config import SIMULATED_POLICIES
+from sglang_blend.simulate.engine_config import SIMULATED_POLICIES
 
 
 class _Collected:

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sglang_blend.cost.hardware import Hardware, calibrated_file, hardware_from_dict
 from sglang_blend.errors import ConfigError, OutputError
-from sglang_blend.perf.calibrated import calibrated_file
-from sglang_blend.perf.hardware import Hardware, hardware_from_dict
 from sglang_blend.scheduling.step_overhead import step_overhead_s
 from sglang_blend.scheduling.step_records import read_steps
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import orjson
 
-from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.cli.batch_prompts import (
     DEFAULT_MAX_TOKENS,
     ByteTokenizer,
@@ -25,16 +24,17 @@ from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
+from sglang_blend.cost.bounds import bounds_of
+from sglang_blend.cost.break_even import break_even_of
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
-from sglang_blend.perf.bounds import bounds_of
-from sglang_blend.perf.engine_config import MODES, EngineConfig
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.predict import MakespanPredictor
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.simulate.engine_config import MODES, EngineConfig
+from sglang_blend.simulate.predict import MakespanPredictor
+from sglang_blend.simulate.simulated_job import SimulatedJob
 
 _DEFAULTS = PlanConfig()
 

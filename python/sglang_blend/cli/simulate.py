@@ -15,28 +15,28 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from sglang_blend.attention.break_even import break_even_of
 from sglang_blend.bench.matrix import UNPLANNED, Contender
 from sglang_blend.cli.report import write_page
 from sglang_blend.cli.simulate_job import add_job_options, known_lengths, read_job
 from sglang_blend.cli.simulate_replicas import REPLICA_COLUMNS, replica_counts, replica_records
 from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.core.workload import Workload
+from sglang_blend.cost.break_even import break_even_of
+from sglang_blend.cost.hardware import hardware
+from sglang_blend.cost.measured import read_mlp_profile
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import ConfigError
 from sglang_blend.job.plan_facts import workload_facts
-from sglang_blend.perf.arrays import IntArray
-from sglang_blend.perf.engine_config import MODES, EngineConfig
-from sglang_blend.perf.hardware import hardware
-from sglang_blend.perf.measured import read_mlp_profile
-from sglang_blend.perf.predict import MakespanPredictor
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.shape_registry import model_shape
-from sglang_blend.perf.simulated_job import SimulatedJob, Simulation
-from sglang_blend.perf.simulator import simulate_schedule
 from sglang_blend.report.records import JobRecord, simulated_job
+from sglang_blend.simulate.engine_config import MODES, EngineConfig
+from sglang_blend.simulate.predict import MakespanPredictor
+from sglang_blend.simulate.simulated_job import SimulatedJob, Simulation
+from sglang_blend.simulate.simulator import simulate_schedule
 from sglang_blend.words import counted
 
 _COLUMNS = (

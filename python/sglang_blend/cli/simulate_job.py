@@ -16,16 +16,16 @@ from sglang_blend.cli.batch_prompts import (
     read_batch_prompts,
 )
 from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
 from sglang_blend.core.request import RequestTable
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.errors import ConfigError
 from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
-from sglang_blend.perf.arrays import IntArray
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.synthesis import SynthesisSpec, paper_trace, synthesise
-from sglang_blend.perf.trace_file import table_from_trace
+from sglang_blend.simulate.synthesis import SynthesisSpec, paper_trace, synthesise
+from sglang_blend.simulate.trace_file import table_from_trace
 from sglang_blend.words import counted
 
 

@@ -12,12 +12,12 @@ from sglang_blend.core.orders import AUTO
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
+from sglang_blend.cost.bounds import bounds_of
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.bounds import bounds_of
-from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.predict import MakespanPredictor
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.simulate.engine_config import EngineConfig
+from sglang_blend.simulate.predict import MakespanPredictor
+from sglang_blend.simulate.simulated_job import SimulatedJob
 
 REPLICA_COLUMNS = (
     "replicas",

@@ -20,7 +20,7 @@ from sglang_blend.cluster.fleet import Fleet, Replica, ReplicaLost
 from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.cluster.window import window_of
 from sglang_blend.cluster.work_queue import WorkQueue
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.job.feeding import Ask, Phase
 from sglang_blend.job.planning import JobPlan, cost_of
 

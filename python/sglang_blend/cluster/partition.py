@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.sharing import lowest_between
 from sglang_blend.core.split import cut_by_work

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.core.orders import Predict, make_schedule, make_workload
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable, Schedule
-from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.cost.roofline import RooflineCost
 
 
 class ClusterPlan(NamedTuple):

@@ -4,8 +4,7 @@
     work_s = workload.leaf_work_s[tree.leaf_of_row]
     result = simulate_cluster(job, schedule, parts, cost, engine, work_s=work_s)
 
-Every replica is an engine of `perf.simulated_engine` with its own KV pool and clock; the one whose clock is
-behind steps next. Each holds a window of requests from the same `WorkQueue` that the real driver uses.
+Every replica is a `SimulatedEngine` with its own KV pool and clock; the one whose clock is behind steps next. Each holds a window of requests from the same `WorkQueue` that the real driver uses.
 Messages between driver and replicas take no time here.
 """
 
@@ -19,14 +18,14 @@ import numpy as np
 from sglang_blend.cluster.partition import Partition
 from sglang_blend.cluster.window import ReplicaLoad, window_of
 from sglang_blend.cluster.work_queue import WorkQueue
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.core.request import Schedule
-from sglang_blend.perf.engine_config import EngineConfig
-from sglang_blend.perf.kv_pool import KvPool
-from sglang_blend.perf.pacing import JobWork
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.simulated_engine import SimulatedEngine
-from sglang_blend.perf.simulated_job import SimulatedJob
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.simulate.engine_config import EngineConfig
+from sglang_blend.simulate.kv_pool import KvPool
+from sglang_blend.simulate.pacing import JobWork
+from sglang_blend.simulate.simulated_engine import SimulatedEngine
+from sglang_blend.simulate.simulated_job import SimulatedJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def simulate_cluster(
 
 
 class _WindowFeed:
-    """The requests that the driver has handed to one replica: `perf.feed.Feed`."""
+    """The requests that the driver has handed to one replica: `simulate.feed.Feed`."""
 
     def __init__(
         self, queue: WorkQueue, replica: int, schedule: Schedule, window: int, *, steal: bool

@@ -20,7 +20,7 @@ import numpy as np
 
 from sglang_blend.cluster.part_writer import PartsTarget, PartWriter, Written
 from sglang_blend.cluster.window import ReplicaLoad
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import BlendError, EngineError, OutputError
 from sglang_blend.job.engine import Answer, EngineFacts, Failure, RunningEngine
 from sglang_blend.job.input import BatchLine

@@ -10,7 +10,7 @@ scheduler at run time.
 """
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import CostModel
+from sglang_blend.core.cost_model import CostModel
 from sglang_blend.core.orders import make_schedule, make_workload, order_names
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost import CostModel, FloatArray, IntArray
+from sglang_blend.core.cost_model import CostModel, FloatArray, IntArray
 from sglang_blend.errors import PlanError
 
 

@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.core.memory_split import MemorySplit, memory_split
 from sglang_blend.core.request import Side
 

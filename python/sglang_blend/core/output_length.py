@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.prefix_tree import PrefixTree, prefix_sum
 from sglang_blend.core.request import RequestTable, whole_lengths
 from sglang_blend.errors import PlanError

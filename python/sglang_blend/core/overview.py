@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.workload import Workload
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 
 # Part of the KV pool that the remaining steps are assumed to fill.
 _PACED_OCCUPANCY = 0.9

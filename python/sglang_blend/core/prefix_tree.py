@@ -21,7 +21,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.request import RequestTable
 from sglang_blend.core.token_sort import TokenSort, sort_by_tokens
 from sglang_blend.errors import PlanError

@@ -21,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sglang_blend.core.columns import read_columns, write_columns
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.errors import PlanError
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sglang_blend.core.cost import CostModel, FloatArray, IntArray
+from sglang_blend.core.cost_model import CostModel, FloatArray, IntArray
 
 
 def read_len(

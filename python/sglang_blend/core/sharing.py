@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import Side
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.density import Load, log_density
 from sglang_blend.core.prefix_tree import PrefixTree, prefix_sum
 from sglang_blend.core.sharing import lowest_between

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.request import RequestTable
 
 _FIRST_WINDOW = 16

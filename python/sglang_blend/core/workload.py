@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sglang_blend.core.cost import CostModel, FloatArray, IntArray
+from sglang_blend.core.cost_model import CostModel, FloatArray, IntArray
 from sglang_blend.core.density import Load, density_of
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree

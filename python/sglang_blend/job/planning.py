@@ -30,16 +30,16 @@ from sglang_blend.core import (
     choose_sample,
     make_schedule,
 )
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.workload import Workload
+from sglang_blend.cost.bounds import Bounds, bounds_of
+from sglang_blend.cost.of_engine import cost_of_engine
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.job.engine import EngineFacts
-from sglang_blend.perf.bounds import Bounds, bounds_of
-from sglang_blend.perf.device import cost_of_engine
-from sglang_blend.perf.engine_config import SIMULATED_POLICIES, EngineConfig
-from sglang_blend.perf.predict import MakespanPredictor
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.simulated_job import SimulatedJob
 from sglang_blend.scheduling.planned import PlannedHints
+from sglang_blend.simulate.engine_config import SIMULATED_POLICIES, EngineConfig
+from sglang_blend.simulate.predict import MakespanPredictor
+from sglang_blend.simulate.simulated_job import SimulatedJob
 from sglang_blend.words import counted
 
 # With fewer requests of unknown length a sample would be most of the time that it could save.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sglang_blend.core import RequestTable
-from sglang_blend.core.cost import IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.job.engine import Prepared
 from sglang_blend.job.input import BatchLine
 from sglang_blend.job.source import discard, room_in, temporary_file

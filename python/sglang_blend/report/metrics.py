@@ -1,6 +1,6 @@
 """Every figure of a report: its value, unit, source and definition, in one place.
 
-A figure whose records are missing is None and is not shown. "Modelled" means by the cost model (`perf`) with
+A figure whose records are missing is None and is not shown. "Modelled" means by the cost model (`cost`) with
 the hardware record that is named in the report's configuration: arithmetic, not a measurement.
 """
 

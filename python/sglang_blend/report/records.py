@@ -16,8 +16,8 @@ from sglang_blend.config import JobConfig, JobFiles, resolve_files
 from sglang_blend.errors import InputError
 from sglang_blend.job.records import error_of
 from sglang_blend.location import Location, read_small
-from sglang_blend.perf.simulated_job import Simulation
 from sglang_blend.scheduling.step_records import COLUMNS, EngineSteps, read_steps
+from sglang_blend.simulate.simulated_job import Simulation
 
 # Of the error file, as much is read as will show an example of every reason.
 _ERROR_LINES = 20_000

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sglang_blend.core.dual_scanner import account_side
 from sglang_blend.core.request import Side
-from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.scheduling.waiting import Waiting
 
 # The accounts are summed up anew after so many passes.

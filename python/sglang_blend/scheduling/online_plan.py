@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import CostModel
+from sglang_blend.core.cost_model import CostModel
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.request import RequestTable, Side

@@ -20,7 +20,7 @@ from bisect import bisect_right
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.scheduling.lengths import ExpectedLen
 
 _MARGIN = 2.0

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.density import density_of
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import prefix_sum

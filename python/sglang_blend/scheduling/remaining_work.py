@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Iterable
 from itertools import islice
 
-from sglang_blend.perf.roofline import RooflineCost
-from sglang_blend.perf.sm_split import SplitWork
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.sm_split import SplitWork
 from sglang_blend.scheduling.waiting import Waiting
 
 # So many of those that wait tell what all of them are like.

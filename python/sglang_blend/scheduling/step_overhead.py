@@ -1,7 +1,7 @@
 """What a step takes beside its kernels, from the steps of a job that ran: host work, launches, sampling.
 
 The scheduler writes with each step what its kernels should take by the hardware record of the job
-(`perf.step_use`); the rest of the time until the next step is overhead.
+(`cost.step_use`); the rest of the time until the next step is overhead.
 """
 
 from __future__ import annotations

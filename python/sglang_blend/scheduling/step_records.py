@@ -32,7 +32,7 @@ class StepRecord:
             cache.
         admitted, skipped, retracted: requests.
         policy_ms: CPU time of deciding who goes next.
-        compute_s, kv_read_s, weight_read_s: modelled use of the device (`perf.step_use`).
+        compute_s, kv_read_s, weight_read_s: modelled use of the device (`cost.step_use`).
         num_running, num_waiting: requests.
         kv_used_tokens: tokens of the KV pool that running requests hold, prefixes counted once.
         kv_left_tokens, kv_right_tokens: expected peaks of both sides' requests, shared prefixes counted for

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.scheduling.peak import ExpectedPeak
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import torch
 
-from sglang_blend.perf.device import cost_of_engine
-from sglang_blend.perf.roofline import RooflineCost
+from sglang_blend.cost.of_engine import cost_of_engine
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.srt.attention_backend import shares_reads
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from sglang_blend.config import OVERLAP_MODES
+from sglang_blend.cost.hardware import calibrated
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.calibrated import calibrated
-from sglang_blend.perf.overlap import choose_overlap
+from sglang_blend.simulate.overlap import choose_overlap
 from sglang_blend.srt.engine_cost import device_name, run_config
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def chosen_mode(parse: Callable[[], ServerArgs]) -> str:
     args = parse()
     if args.enable_mixed_chunk or args.enable_pdmux or args.speculative_algorithm or args.pp_size > 1:
         return "none"
-    from sglang_blend.perf.hf_config import shape_from_config
-    from sglang_blend.perf.roofline import RooflineCost
+    from sglang_blend.cost.hf_config import shape_from_config
+    from sglang_blend.cost.roofline import RooflineCost
 
     try:
         cost = RooflineCost(

@@ -26,7 +26,7 @@ from sglang.srt.mem_cache.radix_cache import RadixKey, TreeNode
 
 from sglang_blend.core.pacing import full_pool_budget, prefill_tokens
 from sglang_blend.core.request import Side
-from sglang_blend.perf.sm_split import SplitWork
+from sglang_blend.cost.sm_split import SplitWork
 from sglang_blend.scheduling.accounts import SideAccounts
 from sglang_blend.scheduling.balance import SideBalance
 from sglang_blend.scheduling.counters import Counters

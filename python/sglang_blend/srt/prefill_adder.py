@@ -24,7 +24,7 @@ from sglang.srt.environ import envs
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
-from sglang_blend.core.cost import FloatArray
+from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.core.request import Side
 from sglang_blend.core.sharing import LEAST_SHARED_LEN
 from sglang_blend.scheduling.peak import ExpectedPeak

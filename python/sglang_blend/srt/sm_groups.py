@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sglang.srt.multiplex.pdmux_context import get_current_stream_idx
 
-from sglang_blend.perf.sm_split import best_share
+from sglang_blend.cost.sm_split import best_share
 
 if TYPE_CHECKING:
     from sglang.srt.managers.scheduler import Scheduler

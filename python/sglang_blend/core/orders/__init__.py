@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import CostModel, IntArray
+from sglang_blend.core.cost_model import CostModel, IntArray
 from sglang_blend.core.orders.auto import auto
 from sglang_blend.core.orders.dfs import dfs
 from sglang_blend.core.orders.dual_scan import dual_scan

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.density import log_density
 from sglang_blend.core.dual_scanner import DualScanner, ScanItems
 from sglang_blend.core.orders.placement import Placement

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost import FloatArray, IntArray
+from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.orders.placement import Placement, one_sided
 from sglang_blend.core.orders.within_loss import within_loss
 from sglang_blend.core.split import cut_by_work

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from sglang_blend.cost.hardware import Hardware
+from sglang_blend.cost.measured import MeasuredRates
+from sglang_blend.cost.of_engine import table_record
 from sglang_blend.errors import ConfigError
-from sglang_blend.perf.device import table_record
-from sglang_blend.perf.hardware import Hardware
-from sglang_blend.perf.measured_rates import MeasuredRates
 from sglang_blend.srt.calibration.attention import (
     AttentionKernels,
     decode_bytes_per_s,

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from sglang_blend.attention.break_even import CPU, BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
 from sglang_blend.attention.prefix_forest import PrefixForest
 from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns
+from sglang_blend.cost.break_even import CPU, BreakEven
 from sglang_blend.srt.cpu.attention import (
     BatchedAttnBackend,
     DecodeGroup,

@@ -29,11 +29,11 @@ from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.model_executor.cuda_graph_config import Backend
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-from sglang_blend.attention.break_even import GPU, BreakEven
 from sglang_blend.attention.decode_groups import DecodeGroups
 from sglang_blend.attention.level_arrays import level_arrays
 from sglang_blend.attention.read_counts import CountsReads, ReadCounts
 from sglang_blend.attention.shared_runs import SharedRuns, SlotArray
+from sglang_blend.cost.break_even import GPU, BreakEven
 from sglang_blend.errors import ConfigError
 from sglang_blend.srt.cuda.merge import merge_into
 

@@ -1,0 +1,120 @@
+"""The prefix tree as the simulator needs it: shared segments only, as arrays.
+
+A segment is a run of prompt tokens that at least two requests share up to its end. What a request has alone
+(the rest of its prompt, and its output) is not in the tree but its `private_len`.
+`segments_of(build_prefix_tree(table))` makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from sglang_blend.core.cost_model import FloatArray, IntArray
+from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.shared_reads import read_len
+from sglang_blend.cost.roofline import RooflineCost
+
+
+class SegmentLists(NamedTuple):
+    """Columns of a `SegmentTree` as lists, which a step loop reads faster."""
+
+    parent: list[int]
+    seg_len: list[int]
+    end_len: list[int]
+    leaf: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTree:
+    """Shared prompt segments of a workload.
+
+    Attributes:
+        parent: (m,) int64, parents stand before their children; node 0 is the root and its own parent.
+        end_len: (m,) int64, tokens from the root to the end of the segment; 0 for the root.
+        leaf: (n,) int64, the deepest shared segment on each request's prompt.
+        prompt_len: (n,) int64, tokens.
+    """
+
+    parent: IntArray
+    end_len: IntArray
+    leaf: IntArray
+    prompt_len: IntArray
+
+    @cached_property
+    def seg_len(self) -> IntArray:
+        """(m,) int64, tokens of each segment; 0 for the root."""
+        return self.end_len - self.end_len[self.parent]
+
+    @cached_property
+    def private_len(self) -> IntArray:
+        """(n,) int64, prompt tokens that no other request shares."""
+        return self.prompt_len - self.end_len[self.leaf]
+
+    @cached_property
+    def num_requests(self) -> IntArray:
+        """(m,) int64, requests whose prompt runs through the segment."""
+        count = np.bincount(self.leaf, minlength=len(self.parent)).astype(np.int64)
+        for node in range(len(count) - 1, 0, -1):
+            count[self.parent[node]] += count[node]
+        return count
+
+    @cached_property
+    def lists(self) -> SegmentLists:
+        """The columns as lists; nobody writes into them."""
+        return SegmentLists(
+            self.parent.tolist(), self.seg_len.tolist(), self.end_len.tolist(), self.leaf.tolist()
+        )
+
+    def without_unread(self) -> SegmentTree:
+        """The same tree less the segments that no request runs through."""
+        kept = self.num_requests > 0
+        kept[0] = True
+        number = np.cumsum(kept) - 1
+        return SegmentTree(
+            parent=number[self.parent[kept]],
+            end_len=self.end_len[kept],
+            leaf=number[self.leaf],
+            prompt_len=self.prompt_len,
+        )
+
+    @property
+    def unique_tokens(self) -> int:
+        """Prompt tokens when every segment is computed once."""
+        return int(self.seg_len.sum() + self.private_len.sum())
+
+    def prefill_compute_s(self, cost: RooflineCost) -> float:
+        """Compute seconds of all prompts when every segment is computed once."""
+        shared = cost.extend_compute_s(self.end_len - self.seg_len, self.seg_len).sum()
+        return float(shared + cost.extend_compute_s(self.end_len[self.leaf], self.private_len).sum())
+
+    def read_len(self, cost: RooflineCost, output_len: IntArray | FloatArray) -> FloatArray:
+        """(n,) float64, prompt tokens that each request pays for in a decode step."""
+        return read_len(
+            cost,
+            prompt_len=self.prompt_len,
+            output_len=output_len,
+            leaf_node=self.leaf,
+            node_parent=self.parent,
+            node_depth=self.end_len,
+        )
+
+    def saved_ratio(self, cost: RooflineCost, output_len: FloatArray) -> float:
+        """Prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe section
+        3.3).
+        """
+        alone = float(cost.compute_s(self.prompt_len, output_len).sum())  # type: ignore[arg-type]
+        prefill_alone = float(cost.extend_compute_s(np.zeros_like(self.prompt_len), self.prompt_len).sum())
+        return (prefill_alone - self.prefill_compute_s(cost)) / alone
+
+
+def segments_of(tree: PrefixTree) -> SegmentTree:
+    """Takes the shared segments of a prefix tree: its nodes, and for each row the node its leaf hangs on."""
+    leaf = np.empty(tree.n, np.int64)
+    leaf[tree.sequence] = tree.leaf_parent
+    prompt_len = np.empty(tree.n, np.int64)
+    prompt_len[tree.sequence] = tree.prompt_len
+    return SegmentTree(parent=tree.node_parent, end_len=tree.node_depth, leaf=leaf, prompt_len=prompt_len)

@@ -1,0 +1,169 @@
+"""Everything the simulated engine can be told, with the constants of the model in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from sglang_blend.cost.hardware import Hardware
+from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.errors import ConfigError
+from sglang_blend.scheduling.policies import POLICIES
+from sglang_blend.simulate.kv_pool import EvictionPolicy
+
+Mode = Literal["default", "mixed", "pdmux", "overlap"]
+AdmissionPolicy = Literal["peak", "ratio", "reserve"]
+NewPrefixes = Literal["known", "wait", "recompute"]
+Queue = Literal["planned", "lpm", "dfs-weight"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+_STOCK_QUEUES: dict[str, Queue] = {"fcfs": "planned", "lpm": "lpm", "dfs-weight": "dfs-weight"}
+SIMULATED_POLICIES = (*POLICIES, *_STOCK_QUEUES)
+
+# SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
+_CHUNK_TOKENS: dict[str, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """One engine to simulate.
+
+    Attributes:
+        mode: how a step combines prefill and decode.
+            default: a step is prefill or decode, prefill first (SGLang without flags);
+            mixed: prefill chunks ride with decode, operators one after the other (`--enable-mixed-chunk`);
+            overlap: the same step, GEMM and attention side by side (NanoFlow, the paper's engine);
+            pdmux: decode and prefill on separate parts of the multiprocessors (`--enable-pdmux`).
+        chunk_tokens: token budget of a step with prefill, decode included; None takes the mode's own.
+        paced: whether overlap and mixed steps take the token budget n* from the remaining work instead, up to
+            `chunk_tokens`.
+        pace_factor: on n*.
+        admission: when a request may start.
+            peak: the running batch's expected peak fits the pool;
+            ratio: SGLang's new_token_ratio, falling from `ratio_start` to `ratio_end`, raised by retraction;
+            reserve: max_new_tokens is reserved.
+        eviction: "lru" as SGLang, or "demand": segments that waiting requests need go last.
+        new_prefixes: what a request does whose prefix another one is just computing.
+            known: uses it as if it were there (the paper's engine);
+            wait: starts a step later (the leader rule of our policies);
+            recompute: computes it too, and the copy is dropped afterwards (SGLang's own policies).
+        queue: whom the engine tries first, of those that wait: "planned", the order they are given in;
+            "lpm" or "dfs-weight", as SGLang sorts by what is cached.
+        interference: share of the shorter side that an overlapped step loses.
+        step_overhead_s: host time of a step that the GPU waits for.
+        pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
+            the bandwidth.
+        pdmux_contention, pdmux_prefill_contention: slow-down of decode and of prefill while they share the
+            device.
+        pdmux_splits: shares x to choose from, rising; by default what SGLang offers on 132 multiprocessors.
+        max_running: requests in the running batch.
+        retry_steps: decode steps after which a refused admission is tried again (it is also at every finish).
+        refresh_steps: steps between looks at the remaining work (n*, split of the multiprocessors).
+        ratio_start, ratio_end, ratio_decay_steps: SGLang's new_token_ratio.
+        clip_new_tokens: SGLang's CLIP_MAX_NEW_TOKENS: more than this is never reserved for one request.
+        min_prefill_tokens: a paced step prefills at least this much.
+    """
+
+    mode: Mode = "default"
+    chunk_tokens: int | None = None
+    paced: bool = False
+    pace_factor: float = 1.0
+    admission: AdmissionPolicy = "ratio"
+    eviction: EvictionPolicy = "lru"
+    new_prefixes: NewPrefixes = "known"
+    queue: Queue = "planned"
+    interference: float = 0.07
+    step_overhead_s: float = 0.0005
+    pdmux_bandwidth_gain: float = 2.75
+    pdmux_contention: float = 1.05
+    pdmux_prefill_contention: float = 1.05
+    pdmux_splits: tuple[float, ...] = (20 / 132, 28 / 132, 36 / 132, 44 / 132, 52 / 132, 60 / 132)
+    max_running: int = 4096
+    retry_steps: int = 8
+    refresh_steps: int = 8
+    ratio_start: float = 0.7
+    ratio_end: float = 0.098
+    ratio_decay_steps: int = 600
+    clip_new_tokens: int = 4096
+    min_prefill_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode {self.mode!r} is unknown; allowed are {', '.join(MODES)}.")
+        if self.admission not in get_args(AdmissionPolicy):
+            raise ConfigError(
+                f"admission {self.admission!r} is unknown; allowed are "
+                f"{', '.join(get_args(AdmissionPolicy))}."
+            )
+        kinds = (("eviction", EvictionPolicy), ("new_prefixes", NewPrefixes), ("queue", Queue))
+        for name, kind in kinds:
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{name} {getattr(self, name)!r} is unknown; allowed are {', '.join(get_args(kind))}."
+                )
+        if self.chunk_tokens is not None and self.chunk_tokens < 1:
+            raise ConfigError(
+                f"chunk_tokens is {self.chunk_tokens}, allowed is 1 or more; correct --chunk-tokens."
+            )
+        if not 0 < self.pace_factor < 100:
+            raise ConfigError(f"pace_factor is {self.pace_factor}, allowed is above 0, below 100; 1 is n*.")
+
+    def on(self, hardware: Hardware) -> EngineConfig:
+        """The same engine with the constants that were measured on a machine; others stay."""
+        measured = hardware.measured
+        if measured is None:
+            return self
+        return replace(
+            self,
+            step_overhead_s=measured.step_overhead_s or self.step_overhead_s,
+            pdmux_bandwidth_gain=measured.bandwidth_gain or self.pdmux_bandwidth_gain,
+            pdmux_contention=measured.contention or self.pdmux_contention,
+            pdmux_prefill_contention=measured.gemm_contention or self.pdmux_prefill_contention,
+            pdmux_splits=measured.sm_shares or self.pdmux_splits,
+        )
+
+    def under(self, policy: str) -> EngineConfig:
+        """The same engine as a schedule policy of SGLang or of ours runs it.
+
+        Ours pace mixed chunk, and divide the multiprocessors by the work that is left. Stock goes by the
+        number of decoding requests: from 36 on, nearly always here, decode has the largest share.
+
+        Args:
+            policy: one of `SIMULATED_POLICIES`.
+
+        Raises:
+            ConfigError: another one; it is not modelled.
+        """
+        if policy in POLICIES:
+            return replace(
+                self,
+                paced=self.paced or self.mode == "mixed",
+                admission="peak",
+                eviction="demand",
+                new_prefixes="wait",
+                queue="planned",
+            )
+        if (queue := _STOCK_QUEUES.get(policy)) is not None:
+            return replace(
+                self,
+                paced=False,
+                admission="ratio",
+                eviction="lru",
+                new_prefixes="recompute",
+                queue=queue,
+                pdmux_splits=self.pdmux_splits[-1:],
+            )
+        allowed = ", ".join(SIMULATED_POLICIES)
+        raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")
+
+    def budget_tokens(self, cost: RooflineCost) -> int:
+        """The largest number of tokens in a step with prefill.
+
+        In overlap mode it is the balanced step: as many tokens as GEMMs take while the weights and a full
+        pool are read.
+        """
+        if self.chunk_tokens is not None:
+            return self.chunk_tokens
+        if self.mode != "overlap":
+            return _CHUNK_TOKENS[self.mode]
+        sweep_s = cost.weight_s(1.0) + cost.kv_pool_tokens * sum(cost.kv_read_s)
+        return max(64, int(sweep_s / cost.token_s))
