@@ -2,6 +2,6 @@
 
 In data-flow order: `decode_groups` (who joined and who left the running batch), `prefix_forest` (what the
 batch shares, kept up to date), `shared_runs` (the result). When reading together pays says
-`cost.break_even`; `tests/oracles/naive_groups.py` finds the same runs the obvious way. `srt.cpu` and `srt.cuda`
-turn the result into kernels.
+`cost.break_even`; `tests/oracles/naive_groups.py` finds the same runs the obvious way. `srt.cpu` and
+`srt.cuda` turn the result into kernels.
 """

@@ -4,7 +4,8 @@
     work_s = workload.leaf_work_s[tree.leaf_of_row]
     result = simulate_cluster(job, schedule, parts, cost, engine, work_s=work_s)
 
-Every replica is a `SimulatedEngine` with its own KV pool and clock; the one whose clock is behind steps next. Each holds a window of requests from the same `WorkQueue` that the real driver uses.
+Every replica is a `SimulatedEngine` with its own KV pool and clock; the one whose clock is
+behind steps next. Each holds a window of requests from the same `WorkQueue` that the real driver uses.
 Messages between driver and replicas take no time here.
 """
 
