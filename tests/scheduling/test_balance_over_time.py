@@ -15,9 +15,9 @@ from sglang_blend.cost.hardware import hardware
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.scheduling.balance import SideBalance
+from sglang_blend.scheduling.hints import PlannedHints
 from sglang_blend.scheduling.lengths import PlannedLen
-from sglang_blend.scheduling.planned import PlannedHints
-from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+from sglang_blend.scheduling.request_state import RequestState, WaitingRequests
 from sglang_blend.simulate.engine_config import EngineConfig, Mode
 from sglang_blend.simulate.kv_pool import KvPool
 from sglang_blend.simulate.simulated_job import SimulatedJob
@@ -36,8 +36,8 @@ class BalancedFeed:
         self._requests = []
         for row in range(schedule.n):
             hint = hints.of(row)
-            request = Waiting(
-                req=row,
+            request = RequestState(
+                handle=row,
                 rid=str(row),
                 key=(1, 0, hint.rank, row),
                 side=hint.side,
@@ -58,7 +58,7 @@ class BalancedFeed:
         left, right = self._lines.ahead(Side.LEFT, 0), self._lines.ahead(Side.RIGHT, 0)
         side = self._balance.next_side(left, right)
         head = left if side == Side.LEFT else right
-        return None if head is None else head.req
+        return None if head is None else head.handle
 
     def pop(self, request: int) -> None:
         taken = self._lines.remove(str(request))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from array import array
 
 from sglang_blend.core.sharing import LEAST_SHARED_LEN
-from sglang_blend.scheduling.in_flight import InFlightPrefixes
-from sglang_blend.scheduling.online_plan import common_prefix_len
+from sglang_blend.scheduling.in_flight import InFlightPrefixes, common_prefix_len
 
 PREFIX = list(range(LEAST_SHARED_LEN))
 
@@ -15,40 +14,48 @@ def ids(*tokens: int) -> array[int]:
     return array("q", tokens)
 
 
+def in_flight(page_size: int = 1) -> InFlightPrefixes[array[int]]:
+    return InFlightPrefixes(common_prefix_len, page_size)
+
+
+def shared_len(prefixes: InFlightPrefixes[array[int]], place: object, rest: array[int]) -> int:
+    return prefixes.shared_len(place, rest, len(rest) - 1)
+
+
 def test_a_sharer_waits_until_the_leader_is_cached() -> None:
-    in_flight = InFlightPrefixes()
-    in_flight.lead("a", 1, "", ids(*PREFIX, 50))
+    prefixes = in_flight()
+    prefixes.lead("a", 1, ids(*PREFIX, 50))
     sharer = ids(*PREFIX, 60)
-    assert in_flight.shared_len(1, "", sharer) == LEAST_SHARED_LEN
-    in_flight.drop("a")
-    assert in_flight.shared_len(1, "", sharer) == 0
-    assert len(in_flight) == 0
+    assert shared_len(prefixes, 1, sharer) == LEAST_SHARED_LEN
+    prefixes.drop("a")
+    assert shared_len(prefixes, 1, sharer) == 0
+    assert len(prefixes) == 0
 
 
 def test_others_do_not_wait() -> None:
-    in_flight = InFlightPrefixes()
-    in_flight.lead("a", 1, "", ids(*PREFIX, 50))
-    assert in_flight.shared_len(1, "", ids(*PREFIX[:-1], 99, 99)) == 0, "too few tokens"
-    assert in_flight.shared_len(2, "", ids(*PREFIX, 50)) == 0, "another node of the cache"
-    assert in_flight.shared_len(1, "adapter", ids(*PREFIX, 50)) == 0, "another namespace"
+    prefixes = in_flight()
+    prefixes.lead("a", 1, ids(*PREFIX, 50))
+    assert shared_len(prefixes, 1, ids(*PREFIX[:-1], 99, 99)) == 0, "too few tokens"
+    assert shared_len(prefixes, 2, ids(*PREFIX, 50)) == 0, "another place"
+    assert prefixes.shared_len(1, ids(*PREFIX, 60), LEAST_SHARED_LEN - 1) == 0, "it takes no more than that"
 
 
 def test_a_leader_moves_on_with_each_chunk() -> None:
-    in_flight = InFlightPrefixes()
-    in_flight.lead("a", 1, "", ids(*range(100)))
-    in_flight.lead("a", 2, "", ids(*range(40, 100)))
-    assert in_flight.shared_len(1, "", ids(*range(100))) == 0
-    assert in_flight.shared_len(2, "", ids(*range(40, 90), 7)) == 50
+    prefixes = in_flight()
+    prefixes.lead("a", 1, ids(*range(100)))
+    prefixes.lead("a", 2, ids(*range(40, 100)))
+    assert shared_len(prefixes, 1, ids(*range(100))) == 0
+    assert shared_len(prefixes, 2, ids(*range(40, 90), 7)) == 50
 
 
 def test_nobody_waits_for_what_the_cache_will_not_give() -> None:
     """It holds whole pages, and finds all but the last token of a prompt."""
-    in_flight = InFlightPrefixes(page_size=64)
-    in_flight.lead("a", 1, "", ids(*range(300)))
-    assert in_flight.shared_len(1, "", ids(*range(63), *[7] * 100)) == 0
-    assert in_flight.shared_len(1, "", ids(*range(100), *[7] * 100)) == 64
-    assert in_flight.shared_len(1, "", ids(*range(64))) == 0
-    assert in_flight.shared_len(1, "", ids(*range(65))) == 64
+    prefixes = in_flight(page_size=64)
+    prefixes.lead("a", 1, ids(*range(300)))
+    assert shared_len(prefixes, 1, ids(*range(63), *[7] * 100)) == 0
+    assert shared_len(prefixes, 1, ids(*range(100), *[7] * 100)) == 64
+    assert shared_len(prefixes, 1, ids(*range(64))) == 0
+    assert shared_len(prefixes, 1, ids(*range(65))) == 64
 
 
 def test_common_prefix_len_is_that_of_the_obvious_loop() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduling.test_waiting import request
+from scheduling.test_request_state import request
 from sglang_blend.core.pacing import peak_tokens
 from sglang_blend.scheduling.lengths import ExpectedLen, PlannedLen
 from sglang_blend.scheduling.peak import ExpectedPeak, with_margin
@@ -51,6 +51,8 @@ def test_the_margin_shrinks_with_the_number_of_running_requests() -> None:
     for num_running, reserved in ((1, 200), (100, 120)):
         one = request(0)
         one.expected = PlannedLen(100, 200)
-        assert one.remaining_len(0, num_running) == reserved
-        assert one.remaining_len(30, num_running) == reserved - 30
-        assert one.remaining_len(reserved + 80, num_running) > 0, "outrun: estimated again"
+        assert one.end_len(num_running) == reserved
+        one.num_generated = 30
+        assert one.end_len(num_running) == reserved, "what is generated just counts down"
+        one.num_generated = reserved + 80
+        assert one.end_len(num_running) > reserved + 80, "outrun: estimated again"

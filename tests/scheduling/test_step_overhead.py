@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.scheduling.step_overhead import step_overhead_s
-from sglang_blend.scheduling.step_records import COLUMNS, EngineSteps
+from sglang_blend.scheduling.step_records import COLUMNS, EngineSteps, step_overhead_s
 
 
 def _steps(durations: list[float], **values: Any) -> EngineSteps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sglang_blend.scheduling.window_peak import WindowPeak
+from sglang_blend.scheduling.peak import WindowPeak
 
 MOST = 100
 

@@ -46,17 +46,17 @@ def policy(args: Any) -> BlendSchedulePolicy:
     return BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
 
 
-def _request(number: int, density: float, *, guessed_len: int = 0) -> Req:
-    """100 tokens, no two alike; 20 to come, observed in another request unless guessed."""
+def _request(number: int, density: float) -> Req:
+    """100 tokens, no two alike; 20 to come, observed in another request."""
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.sampling.sampling_params import SamplingParams
 
     hints = Hints(
         rank=number,
         side=Side.LEFT,
-        est_output_len=guessed_len or 20,
+        est_output_len=20,
         admission_output_len=20,
-        num_observed=0 if guessed_len else 1,
+        num_observed=1,
         density=density,
         root_density=density,
     )
@@ -65,49 +65,13 @@ def _request(number: int, density: float, *, guessed_len: int = 0) -> Req:
     return Req(f"r{number}", "", array("q", range(number * 1000, number * 1000 + 100)), params)
 
 
-def test_prefill_beside_decode_is_what_the_density_of_the_rest_asks_for(policy):
-    """Denser work allows more prompt tokens a step, up to the chunk; without requests nothing is paced."""
-    assert policy.paced_prefill_tokens(8, 512) == 512
-    tokens = []
-    for density in (5.0, 50.0, 1e6):
-        policy.calc_priority([_request(0, density)])
-        tokens.append(policy.paced_prefill_tokens(8, 4096))
-        policy.calc_priority([])
-    assert 32 <= tokens[0] < tokens[1] < tokens[2] == 4096
-    assert policy.counters.paced_passes == 2
-
-
-def test_prefill_beside_decode_grows_when_outputs_turn_out_shorter_than_planned(policy):
-    """Less is left to read, so each step has to compute more for both to end together."""
-    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
-
-    queue = [_request(number, 5.0, guessed_len=20) for number in range(60)]
-    policy.calc_priority(queue)
-    before = policy.paced_prefill_tokens(8, 4096)
-    for req in queue[:20]:
-        req.last_node = policy.tree_cache.root_node
-        policy.admit(req, 0)
-        req.output_ids += array("q", [1, 2])
-        req.finished_reason = FINISH_LENGTH(2)
-    policy.calc_priority(queue[20:])
-    policy.calc_priority(queue[20:])
-    assert policy.paced_prefill_tokens(8, 4096) > 3 * before
-
-
-def test_what_ends_as_planned_is_neither_early_nor_late(policy):
-    """Of a few tokens, too."""
-    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
-
-    for number, (planned, output_len) in enumerate([(20, 20), (3, 3), (1, 1), (20, 10), (3, 5)]):
-        request = _request(number, 1.0)
-        request.sampling_params.custom_params[HINTS_KEY] |= {"est_output_len": planned}
-        policy.calc_priority([request])
-        request.last_node = policy.tree_cache.root_node
-        policy.admit(request, 0)
-        request.output_ids.extend([1] * output_len)
-        request.finished_reason = FINISH_LENGTH(output_len)
-    policy.settle()
-    assert (policy.counters.finished, policy.counters.early, policy.counters.overrun) == (5, 1, 1)
+def _start(policy: BlendSchedulePolicy, req: Req) -> None:
+    """It is admitted to a pass."""
+    state = policy.scheduler.waiting(req.rid)
+    assert state is not None, req.rid
+    req.init_next_round_input(policy.tree_cache)
+    policy.scheduler.admit(state, policy.host.match(state))
+    policy.on_admitted()
 
 
 def test_what_has_finished_is_no_work_that_is_left(policy):
@@ -117,54 +81,10 @@ def test_what_has_finished_is_no_work_that_is_left(policy):
     queue = [_request(number, 1.0) for number in range(2)]
     policy.calc_priority(queue)
     for req in queue:
-        req.last_node = policy.tree_cache.root_node
-        policy.admit(req, 0)
+        _start(policy, req)
     both = policy.split_work().kv_read_s
     queue[0].finished_reason = FINISH_LENGTH(20)
     assert policy.split_work().kv_read_s == pytest.approx(both / 2)
-
-
-def test_a_flushed_cache_begins_another_job(args):
-    """What was learnt of output lengths goes with what was cached."""
-    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
-    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-
-    from sglang_blend.srt.policy import BlendSchedulePolicy
-    from sglang_blend.srt.radix_cache import BlendRadixCache
-
-    pool = allocator(POOL)
-    tree = BlendRadixCache(CacheInitParams(False, None, pool, 1))
-    policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
-    expected = []
-    for number in range(60):
-        req = _request(number, 1.0, guessed_len=20)
-        policy.calc_priority([req])
-        expected.append(policy.waiting(req).mean_len)
-        req.last_node = tree.root_node
-        policy.admit(req, 0)
-        req.output_ids += array("q", [1, 2])
-        req.finished_reason = FINISH_LENGTH(2)
-    assert expected[-1] < expected[0] / 3
-    policy.settle()
-    tree.reset()
-    request = _request(100, 1.0, guessed_len=20)
-    policy.calc_priority([request])
-    assert policy.waiting(request).mean_len == expected[0]
-
-
-def test_the_work_left_is_that_of_all_that_wait(policy):
-    """Twice the requests are twice the work; nobody waiting is none of prompts."""
-    queue = [_request(number, 0.0) for number in range(4)]
-    policy.calc_priority(queue[:2])
-    two = policy.split_work()
-    policy.calc_priority(queue)
-    four = policy.split_work()
-    assert two is not None
-    assert four is not None
-    assert two.prefill_s == pytest.approx(200 * policy.cost.token_s)
-    for part in ("prefill_s", "decode_gemm_s", "kv_read_s"):
-        assert getattr(four, part) == pytest.approx(2 * getattr(two, part))
-    assert four.kv_read_s == pytest.approx(4 * 20 * 110 * sum(policy.cost.kv_read_s))
 
 
 def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
@@ -175,7 +95,7 @@ def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
     policy.calc_priority([_request(0, 1.0)])
     assert stream_group(policy, counts) is None
     measured = SimpleNamespace(bandwidth_gain=2.5)
-    policy.cost = SimpleNamespace(
+    policy.scheduler.cost = SimpleNamespace(
         token_s=1e-5,
         decode_token_s=1.1e-5,
         kv_read_s=(1e-8, 0.0),
@@ -219,8 +139,7 @@ def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
         assert os.environ["SGLANG_RETRACT_DECODE_STEPS"] == expected
     request = _request(0, 1.0)
     policy.calc_priority([request])
-    request.last_node = tree.root_node
-    policy.admit(request, 0)
+    _start(policy, request)
     assert tree.node_of("r0") is None
     request.output_ids.append(5)
     tree.on_retracted(request)
@@ -232,24 +151,22 @@ def test_a_request_that_is_aborted_after_its_retraction_holds_nothing(policy):
     """It is gone from the queue before the next pass sees it there."""
     request = _request(0, 1.0)
     policy.calc_priority([request])
-    request.last_node = policy.tree_cache.root_node
-    policy.admit(request, 0)
+    _start(policy, request)
     request.reset_for_retract()
     policy.calc_priority([])
-    assert not policy.running
-    assert sum(policy.accounts.used.values()) == 0
+    assert len(policy.scheduler.running) == 0
+    assert sum(policy.scheduler.accounts.used.values()) == 0
 
 
 def test_a_request_that_leaves_for_want_of_memory_holds_nothing(policy):
     """`retract_decode` aborts the last one: its KV is gone, and nothing says that it has finished."""
     request = _request(0, 1.0)
     policy.calc_priority([request])
-    request.last_node = policy.tree_cache.root_node
-    policy.admit(request, 0)
+    _start(policy, request)
     request.to_finish = object()
     request.req_pool_idx = None
     policy.settle()
-    assert not policy.running
+    assert len(policy.scheduler.running) == 0
 
 
 def test_a_name_can_be_used_again_after_an_abort(policy):
@@ -258,13 +175,12 @@ def test_a_name_can_be_used_again_after_an_abort(policy):
     policy.calc_priority([first, _request(1, 1.0)])
     queue = [_request(1, 1.0), again, _request(2, 1.0)]
     policy.calc_priority(queue)
-    assert policy.waiting(again).req is again
+    assert policy.scheduler.waiting("r0").handle is again
     assert [req for req in queue if req.rid == "r0"] == [again]
-    again.last_node = policy.tree_cache.root_node
-    policy.admit(again, 0)
+    _start(policy, again)
     policy.calc_priority([third])
-    assert policy.waiting(third).req is third
-    assert not policy.running
+    assert policy.scheduler.waiting("r0").handle is third
+    assert len(policy.scheduler.running) == 0
 
 
 def test_without_a_radix_cache_nobody_leads(args):
@@ -286,3 +202,29 @@ def test_without_a_radix_cache_nobody_leads(args):
     request.init_next_round_input(cache)
     assert adder.add_one_req(request, False, None) == AddReqResult.CONTINUE
     assert adder.can_run_list == [request]
+
+
+def test_a_flushed_cache_begins_another_job(args):
+    """What was learnt of output lengths goes with what was cached."""
+    from sglang.srt.managers.schedule_batch import FINISH_LENGTH
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+
+    from sglang_blend.srt.policy import BlendSchedulePolicy
+    from sglang_blend.srt.radix_cache import BlendRadixCache
+
+    tree = BlendRadixCache(CacheInitParams(False, None, allocator(POOL), 1))
+    policy = BlendSchedulePolicy("dual-scan", tree, False, False, False, server_args=args)
+    expected = []
+    for number in range(60):
+        request = _request(number, 1.0)
+        request.sampling_params.custom_params = None
+        policy.calc_priority([request])
+        expected.append(policy.scheduler.waiting(request.rid).mean_len)
+        if number == 58:
+            tree.reset()
+        elif number < 58:
+            _start(policy, request)
+            request.output_ids += array("q", [1, 2])
+            request.finished_reason = FINISH_LENGTH(2)
+    assert expected[57] < expected[0] / 3
+    assert expected[59] == expected[0]

@@ -11,7 +11,7 @@ import pytest
 
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
-from sglang_blend.scheduling.online_plan import Newcomer
+from sglang_blend.scheduling.request_state import RequestState
 from srt.simulated_pool import allocator
 
 if TYPE_CHECKING:
@@ -70,23 +70,25 @@ class Life:
 
     def plan(self) -> None:
         """What SGLang asks before a pass; then everything must be as it is."""
-        policy = self.policy
-        policy.calc_priority(self.queue)
-        assert policy.num_waiting == len(self.queue)
-        assert all(policy.waiting(req).req is req for req in self.queue)
-        assert {rid: r.req for rid, r in policy.running.items()} == {r.rid: r for r in self.running}
-        head = {req.rid for req in self.queue[: len(policy.candidates)]}
-        assert head == policy.candidates
-        assert sum(policy.accounts.used.values()) == pytest.approx(
-            sum(r.accounted for r in policy.running.values()), abs=1e-6
+        scheduler = self.policy.scheduler
+        self.policy.calc_priority(self.queue)
+        assert scheduler.num_waiting == len(self.queue)
+        assert all(self._state(req).handle is req for req in self.queue)
+        assert {state.rid: state.handle for state in scheduler.running} == {r.rid: r for r in self.running}
+        head = [scheduler.is_candidate(self._state(req)) for req in self.queue]
+        assert head == sorted(head, reverse=True)
+        assert sum(scheduler.accounts.used.values()) == pytest.approx(
+            sum(state.accounted for state in scheduler.running), abs=1e-6
         )
-        assert len(policy.in_flight) <= len(self.running)
+        assert len(scheduler.in_flight) <= len(self.running)
         self.tree.check_integrity()
 
     def start(self, req: Req) -> None:
         """It is admitted to a pass."""
-        req.last_node = self.tree.root_node
-        self.policy.admit(req, 0)
+        state = self._state(req)
+        req.init_next_round_input(self.tree)
+        self.policy.scheduler.admit(state, self.policy.host.match(state))
+        self.policy.on_admitted()
         req.req_pool_idx = 1
         self.queue.remove(req)
         self.running.append(req)
@@ -108,6 +110,11 @@ class Life:
         req.reset_for_retract()
         if not is_aborted:
             self.queue.append(req)
+
+    def _state(self, req: Req) -> RequestState:
+        state = self.policy.scheduler.waiting(req.rid)
+        assert state is not None, req.rid
+        return state
 
     def _release(self, req: Req) -> None:
         self.tree.on_cached(req, False)
@@ -137,7 +144,7 @@ def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(seed, arg
             gone.append(req.rid)
         life.plan()
         for req in life.queue[: rng.randrange(6)]:
-            if req.rid in life.policy.candidates:
+            if life.policy.scheduler.is_candidate(life._state(req)):
                 life.start(req)
         for req in list(life.running):
             what = rng.random()
@@ -161,31 +168,7 @@ def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(seed, arg
     life.come()
     life.plan()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert life.policy.counters.retracted > 0
-
-
-@pytest.mark.parametrize(
-    ("ignore_eos", "hints", "expected"),
-    [
-        (True, None, 200),
-        (True, Hints(0, est_output_len=50), 200),
-        (True, Hints(0, est_output_len=50, num_observed=9), 200),
-        (False, Hints(0, est_output_len=50, num_observed=9), 50),
-        (False, Hints(0, est_output_len=500, num_observed=9), 200),
-        (False, Hints(0, est_output_len=50), None),
-        (False, None, None),
-    ],
-)
-def test_a_fixed_length_goes_before_the_plan_and_the_plan_before_what_was_seen(
-    ignore_eos, hints, expected, args
-):
-    """With hints and without; an estimate that rests on nothing is none. None: what was seen."""
-    life = Life(args)
-    life.come(max_new_tokens=200)
-    req = life.come(max_new_tokens=200, hints=hints, ignore_eos=ignore_eos)
-    life.plan()
-    seen = life.policy.waiting(life.queue[0] if life.queue[0] is not req else life.queue[1]).mean_len
-    assert life.policy.waiting(req).mean_len == (expected or seen)
+    assert life.policy.scheduler.counters.retracted > 0
 
 
 def test_who_holds_no_memory_runs_no_more_whatever_took_it(args):
@@ -199,48 +182,4 @@ def test_who_holds_no_memory_runs_no_more_whatever_took_it(args):
     first.req_pool_idx = None
     life.running.remove(first)
     life.plan()
-    assert sum(life.policy.accounts.used.values()) == 0
-
-
-@pytest.mark.parametrize("what", ["accounts", "in flight", "expected", "plan"])
-def test_an_account_that_is_not_empty_when_nothing_runs_is_told_and_put_right(what, args, caplog):
-    """Drift is a bug, but no reason to end a job: it would reserve memory, or let sharers wait for nobody."""
-    from sglang.srt.mem_cache.radix_cache import RadixKey
-
-    life = Life(args)
-    policy = life.policy
-    life.plan()
-    match what:
-        case "accounts":
-            policy.accounts.used[Side.LEFT] += 500
-        case "in flight":
-            policy.in_flight.lead("ghost", life.tree.root_node.id, "", array("q", range(60)))
-        case "expected":
-            life.tree.expect("ghost", RadixKey(array("q", range(60))), (1, 0, 0, 0))
-        case "plan":
-            policy._plan.arrive(Newcomer("ghost", array("q", range(60)), 40, 20.0, 30.0, ""))
-    policy.settle()
-    assert not caplog.records
-    for _ in range(20):
-        life.come()
-    life.plan()
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert what in record.getMessage()
-    caplog.clear()
-    life.queue.clear()
-    life.plan()
-    life.plan()
-    assert not caplog.records
-
-
-def test_a_running_account_is_left_alone(args, caplog):
-    """What runs may hold memory, lead, and be expected again when it was retracted."""
-    life = Life(args)
-    req = life.come()
-    life.plan()
-    life.start(req)
-    life.tree.on_retracted(req)
-    life.plan()
-    assert sum(life.policy.accounts.used.values()) > 0
-    assert not caplog.records
+    assert sum(life.policy.scheduler.accounts.used.values()) == 0

@@ -13,8 +13,7 @@ from typing import Any
 
 from sglang_blend.cost.hardware import Hardware, calibrated_file, hardware_from_dict
 from sglang_blend.errors import ConfigError, OutputError
-from sglang_blend.scheduling.step_overhead import step_overhead_s
-from sglang_blend.scheduling.step_records import read_steps
+from sglang_blend.scheduling.step_records import read_steps, step_overhead_s
 
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 

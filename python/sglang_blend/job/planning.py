@@ -36,7 +36,7 @@ from sglang_blend.cost.bounds import Bounds, bounds_of
 from sglang_blend.cost.of_engine import cost_of_engine
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.job.engine import EngineFacts
-from sglang_blend.scheduling.planned import PlannedHints
+from sglang_blend.scheduling.hints import PlannedHints
 from sglang_blend.simulate.engine_config import SIMULATED_POLICIES, EngineConfig
 from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob

@@ -1,7 +1,20 @@
-"""What the scheduler decides while a job runs, in plain Python and numpy: no sglang, tested without it.
+"""What a scheduler decides at run time, whole, for any host: no sglang, tested without it.
 
-In data-flow order: `hints` (what a request carries from the plan), `lengths` (how long outputs turn out),
-`online_plan` (ranks for requests without hints), `waiting` (who waits, by side and rank), `balance` (which
-side goes next), `front` (the queue's head), `in_flight` (prefixes being computed), `peak` (whether memory
-will suffice). `sglang_blend.srt` puts them into SGLang's seams.
+    scheduler.py      who is next: what happened since, and what follows from it
+    host.py           what the scheduler asks of the engine that it decides for
+    admission.py      one prefill pass: leader rule, expected peak, backfill
+    arrivals.py       place, side and expected length of a request that comes
+    hints.py          what a request carries from the plan
+    online_plan.py    places for requests without hints
+    request_state.py  one request; those that wait, by side and rank
+    running.py        those that run, as columns
+    balance.py        which side goes next, by the memory that each holds
+    in_flight.py      prefixes that are being computed
+    lengths.py        how long outputs turn out
+    peak.py           whether memory will suffice
+    pacing.py         how fast prefill goes beside decode
+    step_records.py   what the steps were like, for the report
+    policies.py       the names of our schedule policies
+
+`srt.policy` and `srt.prefill_adder` put it into SGLang's seams, `simulate.host` into a modelled engine.
 """

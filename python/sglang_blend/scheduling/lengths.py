@@ -174,10 +174,11 @@ class LengthClass:
 
 
 class LengthClasses:
-    """A class per power of two of the cap."""
+    """A class per power of two of the cap, and which of them have news."""
 
     def __init__(self) -> None:
         self._classes: dict[int, LengthClass] = {}
+        self._observed: dict[LengthClass, None] = {}  # since they were refreshed, in order
 
     def of(self, max_new_tokens: int) -> LengthClass:
         """The class of a request with this cap."""
@@ -185,3 +186,21 @@ class LengthClasses:
         if bits not in self._classes:
             self._classes[bits] = LengthClass(2**bits - 1)
         return self._classes[bits]
+
+    def observe(self, expected: ExpectedOutput, output_len: int) -> None:
+        """A request has finished by itself; what the plan knew of it teaches nothing."""
+        if isinstance(expected, LengthClass):
+            expected.observe(output_len)
+            self._observed[expected] = None
+
+    def take_news(self) -> list[LengthClass]:
+        """Classes to refresh: enough has finished there. They are not named again before more has."""
+        news = [lengths for lengths in self._observed if lengths.has_news]
+        for lengths in news:
+            del self._observed[lengths]
+        return news
+
+    def forget(self) -> None:
+        """What was learnt does not hold for what comes."""
+        self._classes.clear()
+        self._observed.clear()

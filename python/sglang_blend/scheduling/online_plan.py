@@ -28,7 +28,8 @@ from sglang_blend.core.cost_model import CostModel
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.request import RequestTable, Side
-from sglang_blend.scheduling.planned import PlannedHints
+from sglang_blend.scheduling.hints import PlannedHints
+from sglang_blend.scheduling.in_flight import common_prefix_len
 
 # Sharing fewer tokens than this is no reason to jump the queue; SGLang's own in-batch check uses 32 too.
 JOIN_LEN = 32
@@ -193,21 +194,3 @@ def _plannable(token_ids: array[int]) -> NDArray[np.int32]:
 
 def _sort_key(newcomer: Newcomer) -> tuple[str, array[int], str]:
     return newcomer.namespace, newcomer.token_ids, newcomer.rid
-
-
-def common_prefix_len(a: array[int], b: array[int]) -> int:
-    """Tokens that two prompts have in common from the start."""
-    n = min(len(a), len(b))
-    lo, step = 0, 16
-    while lo < n:
-        hi = min(lo + step, n)
-        if a[lo:hi] != b[lo:hi]:
-            while hi - lo > 1:
-                mid = (lo + hi) // 2
-                if a[lo:mid] == b[lo:mid]:
-                    lo = mid
-                else:
-                    hi = mid
-            return lo
-        lo, step = hi, step * 2
-    return n

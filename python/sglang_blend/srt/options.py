@@ -12,20 +12,17 @@ from dataclasses import asdict, dataclass, fields
 import orjson
 
 from sglang_blend.errors import ConfigError
+from sglang_blend.scheduling.scheduler import SchedulerOptions
 
 VARIABLE = "SGLANG_BLEND_OPTIONS"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendOptions:
-    """Options of the scheduler's side.
+class BlendOptions(SchedulerOptions):
+    """Options of the scheduler's side, beside those of the scheduler itself.
 
     Attributes:
         demand_aware_eviction: cached prefixes that waiting requests need are evicted last.
-        leader_rule: one request computes a new prefix, its sharers wait for it.
-        peak_admission: admit by the expected peak of memory; False reserves as stock SGLang does.
-        paced_budget: in mixed chunk, prefill beside decode only as much as keeps compute and KV reads in the
-            proportion of the whole job (n*); False fills `--chunked-prefill-size`.
         shared_prefix_attention: `--attention-backend blend` reads KV that requests share once a step; False
             reads it for each of them.
         stats_file: where the scheduler of rank 0 appends its steps (`scheduling.step_records`); a job sets it
@@ -33,9 +30,6 @@ class BlendOptions:
     """
 
     demand_aware_eviction: bool = True
-    leader_rule: bool = True
-    peak_admission: bool = True
-    paced_budget: bool = True
     shared_prefix_attention: bool = True
     stats_file: str | None = None
 

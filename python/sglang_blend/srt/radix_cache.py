@@ -26,7 +26,7 @@ from sglang.srt.mem_cache.base_prefix_cache import EvictParams, EvictResult
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey, TreeNode
 
-from sglang_blend.scheduling.waiting import Key
+from sglang_blend.scheduling.request_state import Key
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req

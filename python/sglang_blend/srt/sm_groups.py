@@ -25,7 +25,8 @@ def stream_group(policy: BlendSchedulePolicy, sm_counts: Sequence[tuple[int, int
     Args:
         sm_counts: (prefill, decode) multiprocessors of each stream group.
     """
-    measured = None if policy.cost is None else policy.cost.hardware.measured
+    cost = policy.scheduler.cost
+    measured = None if cost is None else cost.hardware.measured
     if measured is None or measured.bandwidth_gain is None or len(sm_counts) < 3:
         return None
     work = policy.split_work()

@@ -107,8 +107,8 @@ class StepStats:
                 self._write_header()
         policy = self.scheduler.policy
         if isinstance(policy, BlendSchedulePolicy):
-            self.on_policy(policy.counters.admission_s - self._admission_s_before)
-            self._admission_s_before = policy.counters.admission_s
+            self.on_policy(policy.admission_s - self._admission_s_before)
+            self._admission_s_before = policy.admission_s
         totals, record = self.totals, self._record
         totals.steps += 1
         if not record.steps:
@@ -154,13 +154,14 @@ class StepStats:
         }
         if isinstance(policy, BlendSchedulePolicy):
             policy.settle()  # nobody asks it while nothing waits
+            scheduler = policy.scheduler
             state["policy"] = {
                 "name": policy.name,
-                "counters": asdict(policy.counters),
-                "kv_left_tokens": policy.accounts.used[Side.LEFT],
-                "kv_right_tokens": policy.accounts.used[Side.RIGHT],
-                "density": policy.accounts.density,
-                "num_waiting": policy.num_waiting,
+                "counters": asdict(scheduler.counters) | {"admission_s": policy.admission_s},
+                "kv_left_tokens": scheduler.accounts.used[Side.LEFT],
+                "kv_right_tokens": scheduler.accounts.used[Side.RIGHT],
+                "density": scheduler.accounts.density,
+                "num_waiting": scheduler.num_waiting,
             }
         if isinstance(tree := self.scheduler.tree_cache, BlendRadixCache):
             state["radix_cache"] = {
@@ -238,11 +239,12 @@ class StepStats:
         record.decode_sm_share = decode_sm_share(scheduler)
         policy = scheduler.policy
         if isinstance(policy, BlendSchedulePolicy):
-            record.skipped = policy.counters.skipped - self._skipped_before
-            self._skipped_before = policy.counters.skipped
-            record.kv_left_tokens = policy.accounts.used[Side.LEFT]
-            record.kv_right_tokens = policy.accounts.used[Side.RIGHT]
-            record.density = policy.accounts.density
+            counters, accounts = policy.scheduler.counters, policy.scheduler.accounts
+            record.skipped = counters.skipped - self._skipped_before
+            self._skipped_before = counters.skipped
+            record.kv_left_tokens = accounts.used[Side.LEFT]
+            record.kv_right_tokens = accounts.used[Side.RIGHT]
+            record.density = accounts.density
         self._lines.append(record.to_json())
         self._record = StepRecord()
         now = time.monotonic()

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from sglang_blend.core.request import Side
-from sglang_blend.scheduling.accounts import SideAccounts
+from sglang_blend.scheduling.balance import SideAccounts
 from sglang_blend.scheduling.lengths import PlannedLen
-from sglang_blend.scheduling.remaining_work import learnt_density_ratio, remaining_work
-from sglang_blend.scheduling.waiting import Waiting
+from sglang_blend.scheduling.pacing import learnt_density_ratio, remaining_work
+from sglang_blend.scheduling.request_state import RequestState
+from sglang_blend.scheduling.running import RunningRequests
 from simulate.jobs import COST
 
 
-def _request(number: int, side: Side, *, generated: int = 0, planned_len: float = 20) -> Waiting:
+def _request(number: int, side: Side, *, generated: int = 0, planned_len: float = 20) -> RequestState:
     """100 prompt tokens of which 40 are shared, 20 output tokens expected."""
-    return Waiting(
-        req=SimpleNamespace(output_ids=[0] * generated),
+    return RequestState(
+        handle=None,
         rid=f"r{number}",
         key=(1, 0, float(number), number),
         side=side,
@@ -28,8 +27,17 @@ def _request(number: int, side: Side, *, generated: int = 0, planned_len: float 
         density=1.0,
         root_density=1.0,
         shared_len=40,
+        num_generated=generated,
         extend_len=60,
     )
+
+
+def _running(*states: RequestState) -> RunningRequests:
+    """They have generated what they say."""
+    running = RunningRequests(lambda states: [state.num_generated for state in states])
+    for state in states:
+        running.add(state)
+    return running
 
 
 def test_who_enters_and_leaves_changes_the_side_it_counts_on() -> None:
@@ -50,7 +58,7 @@ def test_a_count_moves_outputs_that_outrun_their_estimate_to_the_right() -> None
     late, early = _request(0, Side.LEFT, generated=500), _request(1, Side.LEFT, generated=5)
     for request in (late, early):
         accounts.enter(request)
-    assert accounts.count([late, early]) == 1
+    assert accounts.count(_running(late, early)) == 1
     assert (late.side, early.side) == (Side.RIGHT, Side.LEFT)
     assert accounts.used == {Side.LEFT: 120.0, Side.RIGHT: 600.0}
     compute_s = 2 * 60 * COST.token_s + 2 * 20 * COST.decode_token_s

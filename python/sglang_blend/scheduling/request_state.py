@@ -1,4 +1,4 @@
-"""The requests that wait, each side in planned order.
+"""One request as the scheduler sees it, and those that wait, each side in planned order.
 
 `WaitingRequests` is told who came and who left; reading ahead is free and removing near the head is cheap,
 however many wait.
@@ -23,12 +23,12 @@ _FEW_RATIO = 1 / 64
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
-    """One request as the scheduler sees it, waiting or running.
+class RequestState:
+    """What the scheduler knows of one request, from its arrival to its end.
 
     Attributes:
-        req: SGLang's `Req`; of what is in it only the number of its `output_ids` is used here.
         rid: its id.
+        handle: what the host knows it by; nothing here looks into it.
         key: place in the planned order.
         side: which scanner placed it; the account it counts on may change (see `account_side`).
         prompt_len: tokens.
@@ -37,6 +37,7 @@ class Waiting:
         planned_len: output tokens that the densities were counted with.
         density, root_density: of its unit, and of it and what comes later in the plan.
         shared_len: tokens of its prompt that another request begins with too, as planned.
+        num_generated: output tokens so far, when the host was last asked.
         extend_len: prompt tokens that its prefill computes; set when it is admitted.
         own_len: prompt tokens that only it holds, as far as the plan knows; set when it is admitted.
         accounted: tokens that it counts with on its side; set while it runs.
@@ -44,8 +45,8 @@ class Waiting:
         matched_len: tokens that were cached then.
     """
 
-    req: Any
     rid: str
+    handle: Any
     key: Key
     side: Side
     prompt_len: int
@@ -55,6 +56,7 @@ class Waiting:
     density: float
     root_density: float
     shared_len: int = 0
+    num_generated: int = 0
     extend_len: int = 0
     own_len: int = 0
     accounted: float = 0.0
@@ -81,11 +83,6 @@ class Waiting:
         return self.num_waits <= most
 
     @property
-    def num_generated(self) -> int:
-        """Output tokens so far."""
-        return len(self.req.output_ids)
-
-    @property
     def account(self) -> Side:
         """The side whose memory it counts on; requests without a side count on the left one."""
         return Side.RIGHT if self.side == Side.RIGHT else Side.LEFT
@@ -95,45 +92,45 @@ class Waiting:
         """KV tokens it is expected to hold at its end, shared ones included."""
         return self.prompt_len + self.mean_len
 
-    def remaining_len(self, num_generated: int, num_running: int) -> float:
-        """Tokens to reserve for what it will still add.
+    def end_len(self, num_running: int) -> float:
+        """Output tokens to reserve memory for in all.
 
         Kept until the estimate changes or is outrun: what is generated meanwhile just counts down.
         """
-        if self._end_version != self.expected.version or num_generated >= self._end_len:
-            expected = self.expected.remaining(num_generated, self.max_new_tokens)
-            doubt = self.expected.doubt(num_generated)
-            self._end_len = num_generated + with_margin(expected, num_running, doubt)
+        if self._end_version != self.expected.version or self.num_generated >= self._end_len:
+            expected = self.expected.remaining(self.num_generated, self.max_new_tokens)
+            doubt = self.expected.doubt(self.num_generated)
+            self._end_len = self.num_generated + with_margin(expected, num_running, doubt)
             self._end_version = self.expected.version
-        return self._end_len - num_generated
+        return self._end_len
 
 
 class WaitingRequests:
     """Requests by side, each side sorted by key."""
 
     def __init__(self) -> None:
-        self._by_rid: dict[str, Waiting] = {}
-        self._line: dict[Side, list[tuple[Key, Waiting]]] = {Side.LEFT: [], Side.RIGHT: []}
+        self._by_rid: dict[str, RequestState] = {}
+        self._line: dict[Side, list[tuple[Key, RequestState]]] = {Side.LEFT: [], Side.RIGHT: []}
 
     def __len__(self) -> int:
         return len(self._by_rid)
 
-    def __contains__(self, rid: str) -> bool:
+    def __contains__(self, rid: object) -> bool:
         return rid in self._by_rid
 
-    def __iter__(self) -> Iterator[Waiting]:
+    def __iter__(self) -> Iterator[RequestState]:
         return iter(self._by_rid.values())
 
-    def get(self, rid: str) -> Waiting | None:
+    def get(self, rid: str) -> RequestState | None:
         """The waiting request of this id."""
         return self._by_rid.get(rid)
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: RequestState) -> None:
         """A request has come; its key is new."""
         self._by_rid[waiting.rid] = waiting
         self._enter_line(waiting)
 
-    def remove(self, rid: str) -> Waiting:
+    def remove(self, rid: str) -> RequestState:
         """A request has left: admitted or aborted."""
         waiting = self._by_rid.pop(rid)
         self._leave_line(waiting)
@@ -156,27 +153,27 @@ class WaitingRequests:
         for line in self._line.values():
             line.sort()
 
-    def ahead(self, side: Side, position: int) -> Waiting | None:
+    def ahead(self, side: Side, position: int) -> RequestState | None:
         """The request at this position of a side, 0 first; None beyond its end."""
         line = self._line[side]
         return line[position][1] if position < len(line) else None
 
-    def heads(self) -> list[Waiting]:
+    def heads(self) -> list[RequestState]:
         """The next request of each side that is not exhausted, left first."""
         return [line[0][1] for line in self._line.values() if line]
 
-    def first(self) -> Waiting | None:
+    def first(self) -> RequestState | None:
         """The request that is next in the plan, of both sides."""
         return min(self.heads(), key=lambda head: head.key, default=None)
 
-    def _enter_line(self, waiting: Waiting) -> None:
+    def _enter_line(self, waiting: RequestState) -> None:
         insort(self._line_of(waiting), (waiting.key, waiting))
 
-    def _leave_line(self, waiting: Waiting) -> None:
+    def _leave_line(self, waiting: RequestState) -> None:
         line = self._line_of(waiting)
         at = bisect_left(line, (waiting.key,))
         assert line[at][1] is waiting, f"{waiting.rid} is not where its key {waiting.key} says"
         del line[at]
 
-    def _line_of(self, waiting: Waiting) -> list[tuple[Key, Waiting]]:
+    def _line_of(self, waiting: RequestState) -> list[tuple[Key, RequestState]]:
         return self._line[waiting.account]

@@ -9,15 +9,15 @@ import pytest
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.balance import SideBalance
 from sglang_blend.scheduling.lengths import PlannedLen
-from sglang_blend.scheduling.waiting import Waiting, WaitingRequests
+from sglang_blend.scheduling.request_state import RequestState, WaitingRequests
 
 
-def request(rank: int, side: Side = Side.NONE, **fields: float) -> Waiting:
+def request(rank: int, side: Side = Side.NONE, **fields: float) -> RequestState:
     """A waiting request; 100 prompt tokens and 10 to come unless told otherwise."""
     output = fields.pop("output_len", 10)
     values = {"prompt_len": 100, "max_new_tokens": 1000, "density": 1.0, "root_density": 1.0} | fields
-    return Waiting(
-        req=None,
+    return RequestState(
+        handle=None,
         rid=f"r{rank:03d}",
         key=(1, 0, rank, rank),
         side=side,
@@ -83,7 +83,7 @@ def test_a_planned_output_is_expected_as_long_as_the_plan_says(output_len: int) 
     waiting = request(0, output_len=output_len)
     assert waiting.mean_len == output_len
     assert waiting.peak_tokens == 100 + output_len
-    assert waiting.remaining_len(0, 1) == max(output_len, 8)
+    assert waiting.end_len(1) == max(output_len, 8)
 
 
 def test_the_memory_of_the_two_sides_follows_the_densities() -> None:
