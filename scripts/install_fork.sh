@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Puts this package and its fork of SGLang into a Python that has SGLang's dependencies, and moves none of them:
 #   PYTHON=python3 scripts/install_fork.sh [--editable] [EXTRAS]
-# EXTRAS as in pip's brackets (default: engine). scripts/setup.sh calls it for .venv, docker/Dockerfile for the Python of
-# SGLang's image. Whatever SGLang is installed there, a checkout too, is replaced: the fork is made from the stock wheel.
+# EXTRAS as in pip's brackets (default: engine,report); the tools that build the fork come with them. scripts/setup.sh
+# calls it for .venv, docker/Dockerfile for the Python of SGLang's image. Whatever SGLang is installed there, a checkout too, is replaced: the fork is made from the stock wheel.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ if [ "${1:-}" = --editable ]; then
     form=(--editable)
     shift
 fi
-extras=${1:-engine}
+extras=fork,${1:-engine,report}
 
 pip() { "$python" -m pip --quiet --disable-pip-version-check "$@"; }
 

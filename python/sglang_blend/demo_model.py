@@ -10,7 +10,6 @@ when it is complete, and its files are checked against the checksums written wit
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from sglang_blend.cache_dir import cache_dir
 from sglang_blend.errors import BlendError
+from sglang_blend.extras import require_extra
 from sglang_blend.log import log_to_stderr
 
 logger = logging.getLogger("sglang_blend.demo_model")  # by name: it is also run as __main__
@@ -115,13 +115,9 @@ def convert(gguf: Path, folder: Path) -> None:
     """GGUF -> bf16 safetensors, tokenizer and chat template, with transformers.
 
     Raises:
-        DemoModelError: transformers, accelerate or gguf is missing.
+        ConfigError: the extra `engine` is not installed.
     """
-    missing = [name for name in ("transformers", "accelerate", "gguf") if not importlib.util.find_spec(name)]
-    if missing:
-        raise DemoModelError(
-            f"Converting the demo model needs {', '.join(missing)}: run `pip install 'sglang-blend[engine]'`."
-        )
+    require_extra("engine", "Converting the demo model")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

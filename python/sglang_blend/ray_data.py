@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from sglang_blend.cluster.resources import resources_of
 from sglang_blend.errors import ConfigError
+from sglang_blend.extras import require_extra
 
 if TYPE_CHECKING:
     import ray.data
@@ -104,10 +105,9 @@ def generate(
     """
     if replicas < 1:
         raise ConfigError(f"replicas is {replicas}; at least 1 is needed.")
-    try:
-        import ray
-    except ImportError as e:
-        raise ConfigError("Ray is not installed: pip install 'sglang-blend[ray]'") from e
+    require_extra("ray", "Generating as a stage of Ray Data")
+    import ray
+
     if not ray.is_initialized():
         ray.init()
     resources = resources_of(_flags(engine_args), ray.cluster_resources(), num_replicas=replicas, num_cores=1)

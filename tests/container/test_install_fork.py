@@ -32,13 +32,13 @@ def lists(
     """The three lists for a Python with these packages."""
     versions = {name.replace("_", "-"): Version(version) for name, version in installed.items()}
     monkeypatch.setattr(script, "installed_versions", lambda: versions)
-    script.main("engine,s3", folder)
+    script.main("engine,fork,report,s3", folder)
     return {path.stem: path.read_text().splitlines() for path in folder.iterdir()}
 
 
 def test_nothing_is_missing_where_the_lock_is_installed(tmp_path: Path) -> None:
     """So scripts/setup.sh installs nothing but the package and the fork."""
-    subprocess.run([sys.executable, SCRIPT, "engine,s3,parquet", tmp_path], check=True)
+    subprocess.run([sys.executable, SCRIPT, "engine,fork,report,s3,parquet", tmp_path], check=True)
     assert (tmp_path / "missing.txt").read_text() == ""
 
 

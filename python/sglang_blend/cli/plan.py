@@ -30,6 +30,7 @@ from sglang_blend.cost.hardware import hardware
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import ConfigError, OutputError
+from sglang_blend.extras import require_extra
 from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
     config = PlanConfig(order=args.order, seed=args.seed, page_size=args.page_size)
     if args.price_per_hour is not None and not 0 <= args.price_per_hour < 1e9:
         raise ConfigError(f"--price-per-hour is {args.price_per_hour}; give 0 or more, in any currency.")
+    if args.html is not None:
+        require_extra("report", "--html")
     if args.default_max_tokens < 1:
         raise ConfigError(f"--default-max-tokens is {args.default_max_tokens}, allowed is 1 or more.")
     device = hardware(args.hardware)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import OutputError
+from sglang_blend.extras import require_extra
 from sglang_blend.location import Location, location
 
 
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: there are no records of such a job.
         OutputError: the file cannot be written.
+        ConfigError: the extra `report` is not installed.
     """
+    require_extra("report", "A report")
     from sglang_blend.report.compare import compare_page
     from sglang_blend.report.pages import job_page
     from sglang_blend.report.records import read_job

@@ -31,6 +31,7 @@ from sglang_blend.cost.measured import read_mlp_profile
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import ConfigError
+from sglang_blend.extras import require_extra
 from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.report.records import JobRecord, simulated_job
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
@@ -130,6 +131,8 @@ def run(args: argparse.Namespace) -> int:
     compared = _compared(args)
     modes = _choices("mode", args.modes, MODES) or list(MODES)
     counts = None if args.replicas is None else replica_counts(args.replicas)
+    if args.html is not None:
+        require_extra("report", "--html")
     if args.html is not None and counts is not None:
         raise ConfigError("--html shows one engine; leave out --replicas, or --html.")
     if args.html is not None and len(compared) * len(modes) > 2:

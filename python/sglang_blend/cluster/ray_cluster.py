@@ -26,6 +26,7 @@ from sglang_blend.cluster.resources import resources_of
 from sglang_blend.cluster.worker import ReplicaWorker
 from sglang_blend.cores import usable_cores
 from sglang_blend.errors import ConfigError, EngineError
+from sglang_blend.extras import require_extra
 from sglang_blend.job.engine import EngineFacts
 from sglang_blend.job.supervisor import SupervisorConfig
 
@@ -67,12 +68,9 @@ class RayCluster:
             ConfigError: Ray is not installed, the address leads nowhere, or this machine alone has not
                 enough for the replicas.
         """
-        try:
-            import ray
-        except ImportError as e:
-            raise ConfigError(
-                "--replicas needs Ray, which is not installed: pip install 'sglang-blend[ray]'"
-            ) from e
+        require_extra("ray", "--replicas")
+        import ray
+
         self._ray = ray
         self._config, self._argv, self._worker = config, list(engine_argv), worker
         self.is_ours = False

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import patch_ng
-
 from sglang_blend.errors import ForkError
+from sglang_blend.extras import require_extra
 from sglang_blend.fork.series import PatchSeries, TouchedFile, current_series, sha256, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ def build(out_dir: Path, *, wheel: Path | None = None, series: PatchSeries | Non
 
     Raises:
         ForkError: the wheel cannot be had, is not the one the patches were made for, or a patch fails.
+        ConfigError: the extra `fork` is not installed.
     """
+    require_extra("fork", "Building the fork")
     series = series or current_series()
     out_dir.mkdir(parents=True, exist_ok=True)
     stock = wheel or stock_wheel(out_dir / "stock", series.sglang_version)
@@ -53,8 +55,7 @@ def record(work_dir: Path, *, wheel: Path | None = None, blend_number: int | Non
 
     For maintainers, after a patch was added or changed. Raises ForkError when a patch does not apply.
     """
-    from dataclasses import replace
-
+    require_extra("fork", "Building the fork")
     old = current_series()
     stock = wheel or stock_wheel(work_dir / "stock", old.sglang_version)
     with tempfile.TemporaryDirectory(dir=work_dir, prefix=".record-") as tmp:
@@ -130,6 +131,8 @@ def apply_patches(tree: Path, patches: Sequence[Path]) -> None:
     Raises:
         ForkError: one does not apply exactly.
     """
+    import patch_ng
+
     for patch in patches:
         patch_set = patch_ng.fromfile(str(patch))
         if not patch_set or not patch_set.apply(strip=0, root=str(tree), fuzz=False):

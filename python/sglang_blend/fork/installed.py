@@ -56,7 +56,7 @@ def require() -> None:
     if found is None:
         raise ForkError(
             f"sglang-blend needs sglang {wanted}, and no sglang is installed: "
-            "run `pip install 'sglang-blend[engine]'`, then `sglang-blend fork install`."
+            "run `pip install 'sglang-blend[engine,fork]'`, then `sglang-blend fork install`."
         )
     if found != wanted:
         raise ForkError(f"sglang-blend needs sglang {wanted}, but sglang {found} is installed: {MEND}.")

@@ -18,7 +18,6 @@ from typing import IO, Any
 
 import orjson
 
-from sglang_blend.errors import ConfigError
 from sglang_blend.job.records import Record
 
 _ROWS_AT_ONCE = 4096
@@ -26,7 +25,7 @@ _ROWS_AT_ONCE = 4096
 
 def write_table(path: Path, lines: Iterator[bytes]) -> None:
     """Write answer records as a table."""
-    pyarrow = require_pyarrow()
+    import pyarrow
     from pyarrow import parquet
 
     schema = pyarrow.schema(
@@ -55,25 +54,11 @@ def write_table(path: Path, lines: Iterator[bytes]) -> None:
 
 def read_table(file: IO[bytes]) -> Iterator[bytes]:
     """The records of a table that `write_table` wrote, as JSON lines."""
-    require_pyarrow()
     from pyarrow import parquet
 
     for batch in parquet.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
             yield orjson.dumps(_record(row), option=orjson.OPT_APPEND_NEWLINE)
-
-
-def require_pyarrow() -> Any:
-    """The package.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        import pyarrow
-    except ImportError as e:
-        raise ConfigError("Parquet needs pyarrow: `pip install 'sglang-blend[parquet]'`.") from e
-    return pyarrow
 
 
 def _row(record: Record) -> dict[str, Any]:

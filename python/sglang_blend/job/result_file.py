@@ -13,9 +13,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from sglang_blend.extras import require_extra
 from sglang_blend.job.journal import Journal, PackedFile, PlainFile, blocks_of, cannot_write
 from sglang_blend.job.packing import packing_of_name
-from sglang_blend.job.parquet_records import read_table, require_pyarrow, write_table
+from sglang_blend.job.parquet_records import read_table, write_table
 from sglang_blend.job.parts import Parts
 from sglang_blend.job.sorting import NumbersOf, in_input_order
 from sglang_blend.job.source import open_plain
@@ -37,7 +38,7 @@ class ResultFile:
             ConfigError: Parquet is asked for without pyarrow.
         """
         if as_parquet:
-            require_pyarrow()
+            require_extra("parquet", "--output-format parquet")
         self.place = place
         self._work_dir = work_dir
         self._as_parquet = as_parquet

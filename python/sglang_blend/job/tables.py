@@ -18,7 +18,8 @@ from typing import IO, Any
 
 import orjson
 
-from sglang_blend.errors import ConfigError, InputError
+from sglang_blend.errors import InputError
+from sglang_blend.extras import require_extra
 from sglang_blend.job.body_check import FIELDS
 from sglang_blend.job.lines import UTF8_BOM, bounded_lines
 from sglang_blend.job.reading import ID_COLUMNS, PROMPT_COLUMNS, Reading
@@ -100,11 +101,10 @@ def _of_jsonl(file: IO[bytes], name: str, reading: Reading) -> Iterator[bytes]:
 
 
 def _of_parquet(file: IO[bytes], name: str, reading: Reading) -> Iterator[bytes]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as e:
-        raise ConfigError(f"{name} is Parquet: `pip install 'sglang-blend[parquet]'` reads it.") from e
+    require_extra("parquet", f"{name}, which is Parquet,")
+    import pyarrow
+    from pyarrow import parquet
+
     try:
         table = parquet.ParquetFile(file)
         columns = _Columns(name, table.schema_arrow.names, reading)

@@ -6,5 +6,6 @@
     pages.job_page(job)                 what is shown, as data
     html.write(page, path)              one self-contained file
 
-`python -m sglang_blend.report OUTPUT HTML` is how a job makes its own (`at_end`), in a process of its own.
+`python -m sglang_blend.report OUTPUT SUMMARY HTML` is how a job makes its own (`at_end`), in a process
+beside it.
 """

@@ -6,17 +6,19 @@ import sys
 from pathlib import Path
 
 from sglang_blend.errors import BlendError
+from sglang_blend.extras import require_extra
 from sglang_blend.location import location
 
 
 def main() -> int:
     """Make one report; returns the exit code."""
-    from sglang_blend.report.html import write
-    from sglang_blend.report.pages import job_page
-    from sglang_blend.report.records import read_job
-
     output, summary_file, html = sys.argv[1:]
     try:
+        require_extra("report", "a report")
+        from sglang_blend.report.html import write
+        from sglang_blend.report.pages import job_page
+        from sglang_blend.report.records import read_job
+
         write(job_page(read_job(location(output), summary_file=location(summary_file))), Path(html))
     except (BlendError, OSError) as e:
         print(e, file=sys.stderr)
