@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
-    from sglang_blend.cores import usable_cores
     from sglang_blend.demo_model import demo_model_path
+    from sglang_blend.machine import usable_cores
     from sglang_blend.srt.cpu.threads import set_thread_defaults
 
     set_thread_defaults()

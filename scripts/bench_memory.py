@@ -26,10 +26,9 @@ import numpy as np
 import orjson
 
 from sglang_blend.config import JobConfig
-from sglang_blend.job.engine import Answer, EngineFacts, Prepared
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.summary import Summary
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Prepared
 
 NUM_PREFIXES, PREFIX_LEN, OWN_LEN, VOCAB = 57, 150, 50, 128_000
 PROMPT_CHARS, ANSWER_CHARS = 800, 300

@@ -26,13 +26,13 @@ from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.cluster.engine import ClusterEngine
 from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig
-from sglang_blend.job.engine import Answer, EngineFacts, Prepared, RunningEngine
+from sglang_blend.console import log_to_stderr
+from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.feeding import WindowFeeder
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.log import log_to_stderr
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Prepared
 
 ANSWER_TOKENS = 64
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.cost.hardware import hardware
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.cost.step_use import step_use
-from sglang_blend.job.engine import Answer
 from sglang_blend.job.run_record import RunRecord
+from sglang_blend.jsonl import BoundedLines
+from sglang_blend.request import Answer
 from sglang_blend.scheduling.step_records import StepRecord
 
 NUM_REQUESTS, NUM_STEPS, NUM_OPENINGS = 1_000_000, 100_000, 7

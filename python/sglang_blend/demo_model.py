@@ -20,10 +20,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sglang_blend.cache_dir import cache_dir
+from sglang_blend.console import log_to_stderr
 from sglang_blend.errors import BlendError
 from sglang_blend.extras import require_extra
-from sglang_blend.log import log_to_stderr
+from sglang_blend.machine import cache_dir
 
 logger = logging.getLogger("sglang_blend.demo_model")  # by name: it is also run as __main__
 

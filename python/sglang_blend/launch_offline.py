@@ -14,16 +14,15 @@ from pathlib import Path
 from sglang_blend import fork
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, OVERLAP_MODES, JobConfig, resolve_files
-from sglang_blend.cores import usable_cores
+from sglang_blend.console import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr, say
 from sglang_blend.errors import BlendError, ConfigError
 from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.stop import Stop
 from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.log import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr
+from sglang_blend.machine import usable_cores
 from sglang_blend.report.at_end import make_report
-from sglang_blend.stdout import say
 
 DESCRIPTION = "Run a whole batch file (OpenAI Batch format), or table of prompts, through SGLang as one job."
 EPILOG = (

@@ -14,10 +14,10 @@ import json
 import shutil
 import sys
 
-from sglang_blend.cache_dir import cache_dir
 from sglang_blend.cost.shape_registry import CONFIGS
 from sglang_blend.demo_model import CHECKSUMS, demo_model_path
 from sglang_blend.errors import ConfigError
+from sglang_blend.machine import cache_dir
 
 _TINY = {
     "hidden_size": 64,

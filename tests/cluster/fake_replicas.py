@@ -7,8 +7,7 @@ from typing import Any
 
 from sglang_blend.cluster.fleet import ReplicaLost
 from sglang_blend.cluster.window import ReplicaLoad
-from sglang_blend.job.engine import Answer, EngineFacts
-from sglang_blend.job.input import BatchLine
+from sglang_blend.request import Answer, BatchLine, EngineFacts
 
 FACTS = EngineFacts({}, "cpu", 1, 10_000, 1, 64, "dual-scan")
 

@@ -21,8 +21,8 @@ from cluster.words import WordPreparer
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.cluster.engine import ClusterEngine
 from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.console import log_to_stderr
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.log import log_to_stderr
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from sglang_blend.cluster.fleet import Fleet
 from sglang_blend.core import RequestTable
 from sglang_blend.errors import EngineError
 from sglang_blend.job.feeding import Ask, Phase
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.planning import JobPlan
+from sglang_blend.request import BatchLine
 
 LINE = BatchLine(*[None] * len(BatchLine._fields))  # nobody looks at it here
 

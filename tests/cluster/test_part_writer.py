@@ -19,8 +19,8 @@ from sglang_blend.cluster.part_writer import (
     parts_journal,
 )
 from sglang_blend.errors import OutputError
-from sglang_blend.job.engine import Answer
 from sglang_blend.location import Location, Url
+from sglang_blend.request import Answer
 
 pytestmark = OF_LIBRARIES
 

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from job.echo_engine import EchoEngine
-from sglang_blend.job.engine import Answer, Failure, Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import Answer, BatchLine, Failure, Prepared, Rejection
 
 
 class SlowWords(EchoEngine):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sglang_blend import fork
-from sglang_blend.cache_dir import cache_dir
 from sglang_blend.fork import builder
+from sglang_blend.machine import cache_dir
 
 SCENARIO = Path(__file__).with_name("scheduler_scenario.py")
 

@@ -11,11 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from sglang_blend.errors import EngineError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure, Prepared
 from sglang_blend.job.feeding import WindowFeeder
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.spool import RequestSpool
+from sglang_blend.request import (
+    Answer,
+    BatchLine,
+    EngineFacts,
+    Failure,
+    Prepared,
+    Rejection,
+)
 
 
 class EchoEngine:

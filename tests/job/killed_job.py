@@ -21,9 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
-from sglang_blend.job.engine import Answer
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.request import Answer, BatchLine
 
 
 class SlowEcho(EchoEngine):

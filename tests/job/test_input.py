@@ -9,8 +9,8 @@ import pytest
 
 from sglang_blend.errors import InputError
 from sglang_blend.job import lines
-from sglang_blend.job.input import BatchFile, BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.job.input import BatchFile
+from sglang_blend.request import BatchLine, Rejection
 
 GOOD = {
     "custom_id": "a1",

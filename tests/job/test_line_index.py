@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from sglang_blend.errors import InputError
 from sglang_blend.job import line_index
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.line_index import LineIndex
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Rejection
 
 
 class Lines:

@@ -17,11 +17,9 @@ import pytest
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import ConfigError, EngineError, InputError
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.stop import Stop
+from sglang_blend.request import BatchLine, Prepared, Rejection
 
 
 def batch_line(custom_id: str, prompt: object, **body: Any) -> dict[str, Any]:

@@ -18,10 +18,8 @@ from job.echo_engine import EchoEngine
 from job.test_offline import batch_line, read, write_batch
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import ConfigError, EngineError, InputError
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Prepared, Rejection
 
 
 def mixed_lines(num_lines: int, seed: int = 0) -> list[bytes]:

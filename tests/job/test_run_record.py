@@ -13,11 +13,10 @@ import pytest
 
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.plan_facts import preview, text_of_body
 from sglang_blend.job.run_record import RequestSample, without_secrets
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from sglang_blend.errors import EngineDied, EngineError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.supervisor import Supervisor, SupervisorConfig
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 FAST = SupervisorConfig(
     start_timeout_s=0.2, hang_timeout_s=0.2, max_restarts=6, first_backoff_s=0.001, check_interval_s=0.01

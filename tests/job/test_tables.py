@@ -11,12 +11,11 @@ from pyarrow import parquet
 
 from job.echo_engine import EchoEngine
 from job.test_offline import read
-from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.config import JobConfig, Reading, resolve_files
 from sglang_blend.errors import ConfigError, InputError
-from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.input import BatchFile
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.job.reading import Reading
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Rejection
 
 
 def items_of(path: Path, **reading: Any) -> list[BatchLine | Rejection]:

@@ -10,12 +10,12 @@ import pytest
 
 from sglang_blend.demo_model import demo_model_path
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.job.input import BatchLine
 from sglang_blend.processes import nursery as nursery_module
 from sglang_blend.processes.engine import OfflineEngine
 from sglang_blend.processes.messages import receive
 from sglang_blend.processes.nursery import Child, Nursery
 from sglang_blend.processes.prepare_pool import PreparePool
+from sglang_blend.request import BatchLine
 
 engine = pytest.mark.engine
 

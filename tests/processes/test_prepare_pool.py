@@ -11,11 +11,9 @@ import pytest
 
 from processes.word_nursery import WordNursery
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.processes import prepare_pool
 from sglang_blend.processes.prepare_pool import PreparePool
+from sglang_blend.request import BatchLine, Prepared, Rejection
 
 
 def line(number: int, prompt: object) -> BatchLine:

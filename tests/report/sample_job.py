@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.core import PlanConfig, RequestTable
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.cost.hardware import hardware
@@ -17,6 +16,7 @@ from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.job.run_record import RequestSample
+from sglang_blend.jsonl import BoundedLines
 from sglang_blend.scheduling.step_records import StepRecord, run_header
 
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sglang_blend.bounded_lines import BoundedLines
+from sglang_blend.jsonl import BoundedLines
 from sglang_blend.scheduling.step_records import StepRecord, read_steps, run_header
 
 

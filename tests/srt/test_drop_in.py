@@ -131,7 +131,7 @@ def test_what_the_caller_names_goes_before_our_defaults() -> None:
 )
 def test_a_list_is_planned_where_any_order_will_do(given: dict[str, Any], expected: bool) -> None:
     """And never under a policy that does not execute plans."""
-    from sglang_blend.job.engine import EngineFacts
+    from sglang_blend.request import EngineFacts
     from sglang_blend.srt.list_answers import is_worth_planning
     from sglang_blend.srt.request_list import is_list
 

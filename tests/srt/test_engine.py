@@ -24,7 +24,7 @@ import pytest
 import sglang_blend
 from sglang_blend.core import RequestTable, build_prefix_tree
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.job.input import BatchLine
+from sglang_blend.request import BatchLine
 
 # Importing SGLang warns of kernels that this machine lacks.
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
 from sglang_blend.location import Location, location
-from sglang_blend.scheduling.policies import POLICIES
+from sglang_blend.request import POLICIES
 
 # In place of an order: fed as the file comes and without hints, so that our policies plan their own queue.
 UNPLANNED = "unplanned"
@@ -53,7 +53,7 @@ class WorkerConfig:
 
     Attributes:
         file: the batch file, or table of prompts.
-        reading: how it is read, the attributes of a `job.reading.Reading`.
+        reading: how it is read, the attributes of a `config.Reading`.
         contenders: as text; they have one policy.
         num_shuffles: orders of the lines.
         first_shuffle: the first of them to run, from 0.

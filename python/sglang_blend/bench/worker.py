@@ -19,19 +19,19 @@ import numpy as np
 import orjson
 
 from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
-from sglang_blend.config import JobConfig
+from sglang_blend.config import JobConfig, Reading
+from sglang_blend.console import log_to_stderr
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import BlendError, EngineError, InputError
-from sglang_blend.job.engine import Answer, Failure, Prepared, RunningEngine
-from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.engine import RunningEngine
+from sglang_blend.job.input import BatchFile
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
-from sglang_blend.job.reading import Reading
 from sglang_blend.job.runner import run_planned
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
-from sglang_blend.log import log_to_stderr
+from sglang_blend.request import Answer, BatchLine, Failure, Prepared
 from sglang_blend.simulate.engine_config import SIMULATED_POLICIES
 
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from sglang_blend import __version__
 from sglang_blend.cli import bench, calibrate, fork, plan, report, run, simulate
+from sglang_blend.console import EXIT_BROKEN_PIPE, drop_stdout, log_to_stderr
 from sglang_blend.errors import BlendError
-from sglang_blend.log import log_to_stderr
-from sglang_blend.stdout import EXIT_BROKEN_PIPE, drop_stdout
 
 # What a shell reports of a program that SIGINT ended.
 EXIT_INTERRUPTED = 130

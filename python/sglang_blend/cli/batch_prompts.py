@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sglang_blend.config import Reading
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError, InputError
-from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import text_of_body
-from sglang_blend.job.reading import Reading
-from sglang_blend.job.records import Rejection
 from sglang_blend.location import Location
+from sglang_blend.request import BatchLine, Rejection
 
 # Lengths are planned; a cap that a line does not name is guessed.
 DEFAULT_MAX_TOKENS = 512

@@ -19,9 +19,9 @@ import orjson
 
 from sglang_blend.bench.comparison import compare_answers, table
 from sglang_blend.bench.matrix import Contender, WorkerConfig
+from sglang_blend.config import FILE_HELP, Reading
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.job.engine_flags import refuse_flags
-from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 
 _DEFAULT_POLICIES = "fcfs,lpm,dfs-weight,fcfs@dfs,dual-scan,stationary"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sglang_blend.cache_dir import cache_dir
+from sglang_blend.machine import cache_dir
 
 
 def add_parser(subparsers: Any) -> None:

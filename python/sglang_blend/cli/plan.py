@@ -20,6 +20,7 @@ from sglang_blend.cli.batch_prompts import (
     read_batch_prompts,
 )
 from sglang_blend.cli.plan_output import PlannedJob, Prediction, print_text, to_json, write_html
+from sglang_blend.config import FILE_HELP, Reading
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
 from sglang_blend.core.request import Schedule
@@ -31,7 +32,6 @@ from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
 from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.extras import require_extra
-from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
 from sglang_blend.simulate.predict import MakespanPredictor

@@ -12,12 +12,12 @@ import numpy as np
 
 from sglang_blend.cli.batch_prompts import BatchPrompts, Tokenizer, texts_of
 from sglang_blend.cli.report import write_page
+from sglang_blend.config import Reading
+from sglang_blend.console import counted
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.job.plan_facts import workload_facts
-from sglang_blend.job.reading import Reading
-from sglang_blend.words import counted
 
 _HISTOGRAM_WIDTH = 40
 

@@ -19,6 +19,7 @@ from sglang_blend.bench.matrix import UNPLANNED, Contender
 from sglang_blend.cli.report import write_page
 from sglang_blend.cli.simulate_job import add_job_options, known_lengths, read_job
 from sglang_blend.cli.simulate_replicas import REPLICA_COLUMNS, replica_counts, replica_records
+from sglang_blend.console import counted
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
@@ -38,7 +39,6 @@ from sglang_blend.simulate.engine_config import MODES, EngineConfig
 from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob, Simulation
 from sglang_blend.simulate.simulator import simulate_schedule
-from sglang_blend.words import counted
 
 _COLUMNS = (
     "order",

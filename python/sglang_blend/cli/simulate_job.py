@@ -15,6 +15,8 @@ from sglang_blend.cli.batch_prompts import (
     Tokenizer,
     read_batch_prompts,
 )
+from sglang_blend.config import FILE_HELP, Reading
+from sglang_blend.console import counted
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths, choose_sample
@@ -22,11 +24,9 @@ from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
 from sglang_blend.core.request import RequestTable
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.reading import FILE_HELP, Reading
 from sglang_blend.location import location
 from sglang_blend.simulate.synthesis import SynthesisSpec, paper_trace, synthesise
 from sglang_blend.simulate.trace_file import table_from_trace
-from sglang_blend.words import counted
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

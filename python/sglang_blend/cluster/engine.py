@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
@@ -22,12 +21,11 @@ from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
 from sglang_blend.cluster.worker import ReplicaWorker
 from sglang_blend.errors import EngineError
-from sglang_blend.job.engine import EngineFacts, Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.jsonl import BoundedLines
 from sglang_blend.location import Location
+from sglang_blend.request import BatchLine, EngineFacts, Prepared, Rejection
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from sglang_blend.cluster.window import ReplicaLoad
+from sglang_blend.console import counted
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
-from sglang_blend.job.input import BatchLine
-from sglang_blend.words import counted
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from sglang_blend.job.engine import Answer
 from sglang_blend.job.journal import MAX_BLOCK_BYTES, cannot_write
 from sglang_blend.job.output import record_line
 from sglang_blend.job.parts import Parts
 from sglang_blend.job.records import response_record
 from sglang_blend.job.result_file import folder_url
 from sglang_blend.location import Location, Url, remove, replace_small
+from sglang_blend.request import Answer
 
 PART_INTERVAL_S = 10.0
 _LAUNCH_SIZE = 10**8  # parts of one replica, at most

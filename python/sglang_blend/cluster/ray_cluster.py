@@ -24,11 +24,11 @@ from sglang_blend.cluster.part_writer import PartsTarget
 from sglang_blend.cluster.replica import reason_of
 from sglang_blend.cluster.resources import resources_of
 from sglang_blend.cluster.worker import ReplicaWorker
-from sglang_blend.cores import usable_cores
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.extras import require_extra
-from sglang_blend.job.engine import EngineFacts
 from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.machine import usable_cores
+from sglang_blend.request import EngineFacts
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,7 @@ from sglang_blend.cluster.part_writer import PartsTarget, discard_untold
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.cluster.worker import Order, Report
 from sglang_blend.errors import EngineError, OutputError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
-from sglang_blend.job.input import BatchLine
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
 

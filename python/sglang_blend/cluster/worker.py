@@ -20,14 +20,14 @@ import numpy as np
 
 from sglang_blend.cluster.part_writer import PartsTarget, PartWriter, Written
 from sglang_blend.cluster.window import ReplicaLoad
+from sglang_blend.console import log_to_stderr
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import BlendError, EngineError, OutputError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure, RunningEngine
-from sglang_blend.job.input import BatchLine
+from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.log import log_to_stderr
 from sglang_blend.processes.engine import OfflineEngine
 from sglang_blend.processes.last_words import last_words
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import orjson
 
-from sglang_blend.cache_dir import cache_dir
 from sglang_blend.cost.measured import MeasuredRates
 from sglang_blend.errors import ConfigError
+from sglang_blend.machine import cache_dir
 
 GIB = 2**30
 

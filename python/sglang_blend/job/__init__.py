@@ -1,7 +1,7 @@
 """One offline job: a batch file in, an output and an error file out.
 
     source       the input's bytes: local, packed or remote
-    reading      how the input is read; tables: rows of prompts as batch lines
+    tables       rows of prompts as batch lines
     input        the batch file, line by line; body_check, fields: what a line may hold
     line_index   every line in 42 bytes: where it is, whose it is, whether it is done
     records      output and error lines in OpenAI's batch schema

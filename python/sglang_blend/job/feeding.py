@@ -10,9 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from sglang_blend.job.engine import Answer, Failure
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.planning import JobPlan
+from sglang_blend.request import Answer, BatchLine, Failure
 
 # Asks an engine for the answer to a row of the plan: its line, and what it carries to the scheduler.
 Ask = Callable[[int, BatchLine, dict[str, Any] | None], Awaitable[Answer | Failure]]

@@ -13,35 +13,25 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import orjson
 
+from sglang_blend.config import Reading
 from sglang_blend.errors import BlendError, InputError
 from sglang_blend.job.body_check import URLS, check_body, without_nulls
 from sglang_blend.job.fields import cut, kind, short
 from sglang_blend.job.lines import MAX_LINE_BYTES, UTF8_BOM, bounded_lines, first_line, is_too_long, read_line
-from sglang_blend.job.reading import Reading
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.source import discard, open_plain, room_in, temporary_file
 from sglang_blend.job.tables import batch_lines, format_of
 from sglang_blend.location import Location
+from sglang_blend.request import BatchLine, Rejection
 
 MAX_CUSTOM_ID_LEN = 512
 # Names and values from the line stand in error messages; a line may be megabytes of them.
 MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 500, 100
 ENVELOPE = ("custom_id", "method", "url", "body")
 _STARTS_WITH_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
-
-
-class BatchLine(NamedTuple):
-    """An accepted line: its envelope is right, and its body as far as that is known without an engine."""
-
-    line_number: int
-    offset: int
-    custom_id: str
-    url: str
-    body: dict[str, Any]
 
 
 class BatchFile:

@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.errors import InputError
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Rejection
 
 
 class LineReader(Protocol):

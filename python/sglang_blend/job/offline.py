@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.console import counted
 from sglang_blend.errors import EngineError
 from sglang_blend.job.checkpoint import Checkpoint
 from sglang_blend.job.engine import RunningEngine
@@ -33,7 +34,6 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import size_of
-from sglang_blend.words import counted
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sglang_blend.errors import OutputError
 from sglang_blend.job.journal import Journal
 from sglang_blend.job.records import Record
-from sglang_blend.json_bytes import json_bytes
+from sglang_blend.jsonl import json_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from sglang_blend.console import counted
 from sglang_blend.core import (
     CostModel,
     OutputLengths,
@@ -35,12 +36,11 @@ from sglang_blend.core.workload import Workload
 from sglang_blend.cost.bounds import Bounds, bounds_of
 from sglang_blend.cost.of_engine import cost_of_engine
 from sglang_blend.cost.roofline import RooflineCost
-from sglang_blend.job.engine import EngineFacts
+from sglang_blend.request import EngineFacts
 from sglang_blend.scheduling.hints import PlannedHints
 from sglang_blend.simulate.engine_config import SIMULATED_POLICIES, EngineConfig
 from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob
-from sglang_blend.words import counted
 
 # With fewer requests of unknown length a sample would be most of the time that it could save.
 LEAST_TO_SAMPLE = 1000

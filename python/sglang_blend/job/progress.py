@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from tqdm import tqdm
 
-from sglang_blend.words import counted
+from sglang_blend.console import counted
 
 logger = logging.getLogger(__name__)
 

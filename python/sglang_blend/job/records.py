@@ -1,4 +1,4 @@
-"""Output and error lines in OpenAI's batch schema, and the reasons a line can be refused for.
+"""Output and error lines in OpenAI's batch schema.
 
 A line of either file is
 `{"id", "custom_id", "response": {"status_code", "request_id", "body"} | null, "error": {...} | null}`.
@@ -11,37 +11,11 @@ input. It names the lines whose custom_id cannot be read or is another line's, a
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
+from sglang_blend.request import REFUSED, Rejection
+
 Record = dict[str, Any]
-REFUSED = 400  # status of a request that the same engine would refuse again
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejection:
-    """Why one line is refused: an OpenAI error object, and what is known of the line.
-
-    `custom_id` is None when it could not be read; the message then names the line. `offset` is where the line
-    starts in the plain file, in bytes.
-    """
-
-    code: str
-    message: str
-    param: str | None = None
-    status_code: int = REFUSED
-    line_number: int
-    custom_id: str | None = None
-    offset: int = 0
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether the line is JSON, so that its custom_id is one for sure."""
-        return self.code not in ("invalid_json_line", "line_too_long")
-
-    @property
-    def error_type(self) -> str:
-        return "invalid_request_error" if self.status_code < 500 else "server_error"
 
 
 def response_record(custom_id: str | None, status_code: int, body: Any) -> Record:

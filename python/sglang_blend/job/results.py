@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from sglang_blend.job.engine import Answer, Failure
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.output import JobOutput
 from sglang_blend.job.records import (
-    Rejection,
     failure_record,
     refused_record,
     rejection_record,
     response_record,
 )
 from sglang_blend.job.summary import Tally
+from sglang_blend.request import Answer, BatchLine, Failure, Rejection
 
 
 class Results:

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sglang_blend.bounded_lines import BoundedLines
-from sglang_blend.job.engine import Answer
+from sglang_blend.jsonl import BoundedLines
+from sglang_blend.request import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -13,17 +13,17 @@ import logging
 import time
 from collections.abc import Iterable
 
-from sglang_blend.job.engine import Engine, Failure
+from sglang_blend.console import counted
+from sglang_blend.job.engine import Engine
 from sglang_blend.job.feeding import Ask, Feeder, Phase
-from sglang_blend.job.input import BatchFile, BatchLine
+from sglang_blend.job.input import BatchFile
 from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
-from sglang_blend.words import counted
+from sglang_blend.request import BatchLine, Failure, Rejection
 
 logger = logging.getLogger(__name__)
 

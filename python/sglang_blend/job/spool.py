@@ -15,9 +15,8 @@ import numpy as np
 
 from sglang_blend.core import RequestTable
 from sglang_blend.core.cost_model import IntArray
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.source import discard, room_in, temporary_file
+from sglang_blend.request import BatchLine, Prepared
 
 
 class RequestSpool:

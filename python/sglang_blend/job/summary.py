@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from sglang_blend.job.engine import Answer, Failure
-from sglang_blend.job.records import REFUSED, Record, Rejection, error_of, is_refusal
+from sglang_blend.console import counted
+from sglang_blend.job.records import Record, error_of, is_refusal
 from sglang_blend.location import Location, replace_small
-from sglang_blend.words import counted
+from sglang_blend.request import REFUSED, Answer, Failure, Rejection
 
 
 @dataclass(kw_only=True)

@@ -16,11 +16,10 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sglang_blend.console import counted
 from sglang_blend.errors import EngineDied, EngineError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure
-from sglang_blend.job.input import BatchLine
 from sglang_blend.job.suspects import Suspects
-from sglang_blend.words import counted
+from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from typing import IO, Any
 
 import orjson
 
+from sglang_blend.config import ID_COLUMNS, PROMPT_COLUMNS, Reading
 from sglang_blend.errors import InputError
 from sglang_blend.extras import require_extra
 from sglang_blend.job.body_check import FIELDS
 from sglang_blend.job.lines import UTF8_BOM, bounded_lines
-from sglang_blend.job.reading import ID_COLUMNS, PROMPT_COLUMNS, Reading
 
 PARQUET_MAGIC = b"PAR1"
 _BATCH_KEYS = frozenset(("method", "url", "body"))

@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.engine import Answer, EngineFacts, Failure, Prepared
 from sglang_blend.job.feeding import Feeder, WindowFeeder
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.processes.engine_run import EngineRun
 from sglang_blend.processes.nursery import Nursery
 from sglang_blend.processes.prepare_pool import PreparePool
+from sglang_blend.request import (
+    Answer,
+    BatchLine,
+    EngineFacts,
+    Failure,
+    Prepared,
+    Rejection,
+)
 
 
 class OfflineEngine:

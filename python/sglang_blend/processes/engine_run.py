@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_blend.errors import EngineDied, error_of_kind
-from sglang_blend.job.engine import Answer, EngineFacts
-from sglang_blend.job.input import BatchLine
 from sglang_blend.processes.last_words import last_words, tells_a_reason
 from sglang_blend.processes.messages import pack, pack_ids, read, receive
 from sglang_blend.processes.nursery import KILLED, Nursery
+from sglang_blend.request import Answer, BatchLine, EngineFacts
 
 READ_BUFFER_BYTES = 1 << 20
 

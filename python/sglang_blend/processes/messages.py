@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from sglang_blend.json_bytes import json_bytes
+from sglang_blend.jsonl import json_bytes
 
 ID_BYTES = np.dtype(np.int32).itemsize
 _LENGTHS = struct.Struct("<II")  # bytes of the head, bytes of the data

@@ -21,11 +21,9 @@ from dataclasses import dataclass, field
 import orjson
 
 from sglang_blend.errors import EngineError, error_of_kind
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.processes.messages import ID_BYTES, Message, pack, receive, view_ids
 from sglang_blend.processes.nursery import Child, Nursery
+from sglang_blend.request import BatchLine, Prepared, Rejection
 
 logger = logging.getLogger(__name__)
 

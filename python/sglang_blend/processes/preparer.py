@@ -10,11 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.engine import Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.processes.nursery import Nursery
 from sglang_blend.processes.prepare_pool import PreparePool
+from sglang_blend.request import BatchLine, Prepared, Rejection
 
 
 class Preparer:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 
-from sglang_blend.cache_dir import cache_dir
 from sglang_blend.location import replace_small
+from sglang_blend.machine import cache_dir
 
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from sglang_blend.cost.hardware import Hardware
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.errors import ConfigError
-from sglang_blend.scheduling.policies import POLICIES
+from sglang_blend.request import POLICIES
 from sglang_blend.simulate.kv_pool import EvictionPolicy
 
 Mode = Literal["default", "mixed", "pdmux", "overlap"]

@@ -13,8 +13,7 @@ import orjson
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Rejection
 
 # pydantic's error types -> OpenAI's codes; the first pattern that matches counts.
 _CODES = (

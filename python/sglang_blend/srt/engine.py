@@ -29,7 +29,7 @@ from sglang.srt.plugins import load_plugins
 from sglang_blend import fork
 from sglang_blend.config import JOB_ORDERS
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.engine import EngineFacts
+from sglang_blend.request import EngineFacts
 from sglang_blend.srt.end_processes import end_processes
 from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import with_engine_defaults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sglang_blend.job.engine import EngineFacts
+from sglang_blend.request import EngineFacts
 from sglang_blend.srt.attention_backend import shares_reads
 from sglang_blend.srt.engine_cost import device_name, run_config
 

@@ -15,7 +15,7 @@ from sglang.srt.server_args import ServerArgs, prepare_server_args
 
 from sglang_blend.errors import ConfigError
 from sglang_blend.job.engine_flags import refuse_flags, refuse_values
-from sglang_blend.scheduling.policies import POLICIES
+from sglang_blend.request import POLICIES
 from sglang_blend.srt.overlap import FLAGS_OF_MODE, check_device, chosen_mode, split_overlap
 from sglang_blend.srt.platform import BlendCpuPlatform
 

@@ -20,9 +20,8 @@ import orjson
 import sglang as sgl
 
 from sglang_blend.errors import BlendError
-from sglang_blend.job.engine import Answer
-from sglang_blend.job.input import BatchLine
 from sglang_blend.processes.messages import Message, pack, read, send, view_ids
+from sglang_blend.request import Answer, BatchLine
 from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.options import BlendOptions

@@ -21,9 +21,9 @@ from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from tqdm import tqdm
 
 from sglang_blend.config import default_window
-from sglang_blend.job.engine import EngineFacts
 from sglang_blend.job.feeding import feed, feed_planned
 from sglang_blend.job.planning import JobPlan
+from sglang_blend.request import EngineFacts
 from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.request_list import RequestList, can_plan, read_list
 

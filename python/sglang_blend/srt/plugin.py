@@ -51,7 +51,7 @@ def activate() -> None:
     fork.require()
     from sglang.srt.managers.schedule_policy import register_schedule_policy
 
-    from sglang_blend.scheduling.policies import POLICIES
+    from sglang_blend.request import POLICIES
 
     add_schedule_policy_choices(list(POLICIES))
     for name in POLICIES:
@@ -111,7 +111,7 @@ def _create_tree_cache(
     original: Callable[[TreeCacheBuildContext], BasePrefixCache], ctx: TreeCacheBuildContext
 ) -> BasePrefixCache:
     """Our policies imply our cache, where the user names none and the model allows it."""
-    from sglang_blend.scheduling.policies import POLICIES
+    from sglang_blend.request import POLICIES
 
     if ctx.server_args.schedule_policy not in POLICIES or ctx.server_args.radix_cache_backend:
         return original(ctx)

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sglang_blend.errors import BlendError
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
 from sglang_blend.processes.messages import Message, pack_ids, receive, send
+from sglang_blend.request import BatchLine, Rejection
 from sglang_blend.srt.fast_tokenizer import skip_offsets
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.serving import Serving, tokenizer_manager_alone

@@ -31,9 +31,7 @@ from sglang.srt.parser.template_manager import TemplateManager
 from sglang.srt.server_args import ServerArgs
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.engine import Answer, Prepared
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import Answer, BatchLine, Prepared, Rejection
 from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.bodies import (
     ABORTED,

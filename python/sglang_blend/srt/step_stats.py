@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglang_blend.bounded_lines import BoundedLines
 from sglang_blend.core.request import Side
 from sglang_blend.cost.step_use import step_use
+from sglang_blend.jsonl import BoundedLines
 from sglang_blend.scheduling.step_records import STEPS_AT_FULL_DETAIL, StepRecord, run_header
 from sglang_blend.srt.attention_backend import read_summary
 from sglang_blend.srt.engine_cost import device_name, engine_cost

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sglang_blend.job.input import BatchLine
-from sglang_blend.job.records import Rejection
+from sglang_blend.request import BatchLine, Rejection
 from sglang_blend.srt.bodies import rejection
 
 _FIELDS = ("prompt", "input", "input_ids", "stop_token_ids")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from sglang_blend.cores import usable_cores
+from sglang_blend.machine import usable_cores
 
 
 def set_thread_defaults() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_blend.bounded_lines import BoundedLines
+from sglang_blend.jsonl import BoundedLines
 
 
 def test_a_second_writer_goes_on_where_a_killed_one_tore_its_line(tmp_path: Path) -> None:

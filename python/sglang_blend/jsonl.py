@@ -1,4 +1,4 @@
-"""A file of JSON lines that is only ever appended to, never grows beyond a bound, and never stops its writer.
+"""JSON as this package writes it: of what models say, and lines of records.
 
     lines = BoundedLines(path)
     lines.append({"steps": 3})     # a full disk or a missing folder is one warning
@@ -10,6 +10,7 @@ The records of a job lie in such files: they are worth having, and never worth f
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -22,8 +23,23 @@ logger = logging.getLogger(__name__)
 MOST_BYTES = 64 * 2**20
 
 
+def json_bytes(value: Any) -> bytes:
+    """JSON in UTF-8. What UTF-8 cannot carry (half a surrogate pair in a model's text) becomes `?`.
+
+    Raises:
+        TypeError: it is no JSON, or nested deeper than orjson writes (254 levels).
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as e:
+        if "surrogates" not in str(e):
+            raise
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
 class BoundedLines:
-    """Opened at the first line. Appends to what is there, after cutting a last line that was torn."""
+    """A file of JSON lines that is only ever appended to, never grows beyond a bound, and never stops its
+    writer. Opened at the first line; appends to what is there, after cutting a last line that was torn."""
 
     def __init__(self, path: Path, *, max_bytes: int = MOST_BYTES) -> None:
         """Args: max_bytes: of the whole file, earlier runs included; further lines are left out."""
