@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What CI runs: format, lint, types and all tests, the engine's included.
-# With arguments, only pytest runs and gets them: scripts/test.sh -m "not engine" takes seconds.
+# With arguments, only pytest runs and gets them: scripts/test.sh tests/fork. scripts/check is the fast part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,7 @@
 """The forest that requests join and leave finds what the obvious grouping finds."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +59,7 @@ def test_every_token_is_in_one_part(prompts, break_even) -> None:
         assert np.concatenate(parts).tolist() == of_request.tolist()
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(prompts.filter(len), st.lists(st.booleans(), min_size=40, max_size=40), st.booleans()),

@@ -30,6 +30,7 @@ def _bodies(path: Path) -> list[dict[str, object]]:
     return [json.loads(line)["body"] for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu, tmp_path):
     """1,696 + 886 requests; the sharing is that of their prefix tree."""
     path = tmp_path / "blend.jsonl"

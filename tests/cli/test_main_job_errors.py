@@ -96,6 +96,7 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     assert "no-such-model" in said
 
 
+@pytest.mark.slow
 def test_lines_that_are_all_bad_need_no_engine(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"custom_id": "a"}\n')
     done = launch("--file", tmp_path / "b.jsonl")
@@ -120,6 +121,7 @@ def test_a_finished_job_given_again_returns_at_once_with_the_same_words(tmp_path
     assert "nothing to do" in again.stderr
 
 
+@pytest.mark.slow
 def test_options_that_exclude_each_other_and_parameters_that_are_no_json(tmp_path: Path) -> None:
     both = launch("--file", tmp_path, "--keep-errors", "--retry-errors")
     assert "not allowed with" in refused(both)

@@ -84,6 +84,7 @@ def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
     ]
 
 
+@pytest.mark.slow
 def test_policies_run_as_sglang_runs_them(capsys):
     """Each with its own admission; stock ones compute a shared prefix again while it is being computed."""
     path = shared_file("text/bbh_direct.jsonl.gz")

@@ -67,6 +67,7 @@ def grouped_table(num: int, seed: int = 0, *, num_groups: int = 40) -> RequestTa
     )
 
 
+@pytest.mark.slow
 @given(table=tables(), shares=SHARES, page_size=st.sampled_from([1, 4]), has_cost=st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_each_request_is_in_one_part_and_the_loads_add_up(
@@ -87,6 +88,7 @@ def test_each_request_is_in_one_part_and_the_loads_add_up(
         assert parts.memory_s.sum() == workload.leaf_output_len.sum()
 
 
+@pytest.mark.slow
 @given(table=tables(), shares=SHARES, page_size=st.sampled_from([1, 4]), has_cost=st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_lost_tokens_are_those_that_each_part_counts_for_itself(
@@ -104,6 +106,7 @@ def test_lost_tokens_are_those_that_each_part_counts_for_itself(
     assert parts.lost_ratio == (pytest.approx((alone - whole) / whole) if whole else 0.0)
 
 
+@pytest.mark.slow
 @given(
     table=tables(max_requests=40),
     shares=SHARES,
@@ -126,6 +129,7 @@ def test_sharing_lost_is_the_budget_and_a_path_for_each_end_of_a_part(
         assert parts.lost_tokens == 0
 
 
+@pytest.mark.slow
 @given(table=tables(min_requests=1, max_requests=40), shares=SHARES)
 @settings(max_examples=300, deadline=None)
 def test_loads_follow_the_shares_but_for_the_ends(table: RequestTable, shares: list[float]) -> None:
@@ -143,6 +147,7 @@ def test_loads_follow_the_shares_but_for_the_ends(table: RequestTable, shares: l
         assert (miss <= 1.5 * work.max() + 0.005 * wanted * work.sum()).all()
 
 
+@pytest.mark.slow
 @given(table=tables(), shares=SHARES, data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_parts_do_not_depend_on_the_order_of_the_lines(

@@ -193,6 +193,7 @@ def test_more_replicas_than_requests_and_no_request_at_all():
     assert (result.makespan_s, result.busy_ratio, result.sharing_kept) == (0.0, 1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_two_replicas_are_about_twice_as_fast():
     """A job of many lives of its longest output, cut in two."""
     one, two = (plan(3000, 6, "stationary", num) for num in (1, 2))

@@ -129,7 +129,7 @@ class AnyInterleaving(RuleBasedStateMachine):
             assert self.waiting | held | self.finished == set(self.rank)
 
 
-TestAnyInterleaving = AnyInterleaving.TestCase
+TestAnyInterleaving = pytest.mark.slow(AnyInterleaving.TestCase)
 TestAnyInterleaving.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 

@@ -57,6 +57,7 @@ def unique_compute_s(table: RequestTable, rows: list[int], output: np.ndarray) -
     return seconds
 
 
+@pytest.mark.slow
 @given(table=tables(min_requests=1, max_requests=12))
 @settings(max_examples=100, deadline=None)
 def test_node_loads_equal_a_cache_that_forgets_nothing(table: RequestTable) -> None:
@@ -74,6 +75,7 @@ def test_node_loads_equal_a_cache_that_forgets_nothing(table: RequestTable) -> N
     assert workload.root_density == pytest.approx(float(workload.node_load.density[0]))
 
 
+@pytest.mark.slow
 @given(table=tables(min_requests=1, max_requests=12), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_units_cover_the_job_and_carry_their_own_load(table: RequestTable, data: st.DataObject) -> None:
@@ -89,6 +91,7 @@ def test_units_cover_the_job_and_carry_their_own_load(table: RequestTable, data:
         assert units.load.compute_s[unit] == pytest.approx(seconds, rel=1e-9)
 
 
+@pytest.mark.slow
 @given(table=tables(max_requests=16))
 @settings(max_examples=100, deadline=None)
 def test_layer_wise_order_equals_sorting_every_child_list(table: RequestTable) -> None:

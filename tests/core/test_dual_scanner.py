@@ -33,6 +33,7 @@ jobs = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(job=jobs, mem=st.floats(100, 5000), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_each_item_is_admitted_once_within_the_memory(

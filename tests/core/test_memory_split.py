@@ -23,6 +23,7 @@ def test_worked_example_of_the_paper() -> None:
     assert left * 3.73 + right * 0.096 == pytest.approx(60 * 1.27)
 
 
+@pytest.mark.slow
 @given(left=densities, right=densities, root=densities, mem=st.floats(1, 1e9))
 @settings(max_examples=500, deadline=None)
 def test_parts_are_never_negative_and_make_up_the_memory(

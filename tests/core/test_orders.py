@@ -28,6 +28,7 @@ def plan(table: RequestTable, order: str, seed: int = 0, **config: float) -> Sch
     )
 
 
+@pytest.mark.slow
 @given(table=tables(), order=st.sampled_from(order_names()), page_size=st.sampled_from([1, 4]))
 @settings(max_examples=300, deadline=None)
 def test_each_request_is_planned_exactly_once(table: RequestTable, order: str, page_size: int) -> None:
@@ -41,6 +42,7 @@ def test_each_request_is_planned_exactly_once(table: RequestTable, order: str, p
     assert ((schedule.mem_share >= 0) & (schedule.mem_share <= 1)).all()
 
 
+@pytest.mark.slow
 @given(table=tables(), order=st.sampled_from(SHARING_PRESERVING), page_size=st.sampled_from([1, 2]))
 @settings(max_examples=300, deadline=None)
 def test_sharing_is_kept_as_counted_token_by_token(table: RequestTable, order: str, page_size: int) -> None:
@@ -55,6 +57,7 @@ def test_sharing_is_kept_as_counted_token_by_token(table: RequestTable, order: s
     assert kept >= 0.99
 
 
+@pytest.mark.slow
 @given(table=tables(), order=st.sampled_from(order_names()), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_the_plan_does_not_depend_on_the_order_of_the_lines(
@@ -110,6 +113,7 @@ def test_corner_jobs_have_a_plan(order: str, table: RequestTable) -> None:
     assert sorted(schedule.sequence.tolist()) == list(range(table.n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXT_FILES)
 def test_every_sharing_preserving_order_keeps_99_percent_of_a_real_file(name: str) -> None:
     """On real prompts of every kind, whatever the order trades, at most 1% of the sharing is lost."""

@@ -70,6 +70,7 @@ def test_without_samples_a_part_of_the_cap_is_expected_and_fixed_lengths_are_exa
     assert estimate.admission_output_len.tolist() == [0, 1, 700, 77]
 
 
+@pytest.mark.slow
 @given(table=tables(), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_estimates_equal_climbing_the_tree_one_request_at_a_time(
@@ -114,6 +115,7 @@ def test_estimates_equal_climbing_the_tree_one_request_at_a_time(
         assert estimate.est_output_len[row] == min(max(expected, min(cap, 1)), cap)
 
 
+@pytest.mark.slow
 @given(table=tables(), ratio=st.floats(0, 1), seed=st.integers(0, 9))
 @settings(max_examples=200, deadline=None)
 def test_the_sample_is_spread_over_the_tree(table: RequestTable, ratio: float, seed: int) -> None:

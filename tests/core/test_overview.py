@@ -1,6 +1,7 @@
 """The largest shared prefixes and the densities of a job."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 from core.strategies import tables
@@ -11,6 +12,7 @@ from sglang_blend.core.overview import density_histogram, largest_prefixes, save
 from sglang_blend.core.prefix_tree import build_prefix_tree
 
 
+@pytest.mark.slow
 @given(tables())
 def test_what_the_nodes_save_is_what_the_job_shares(table: RequestTable) -> None:
     tree = build_prefix_tree(table)

@@ -13,6 +13,7 @@ from sglang_blend.core.sharing import sharing_kept
 from sglang_blend.errors import PlanError
 
 
+@pytest.mark.slow
 @given(table=tables(), page_size=st.sampled_from([1, 1, 2, 3, 8]))
 @settings(max_examples=300, deadline=None)
 def test_nodes_and_unique_tokens_equal_the_obvious_tree(table: RequestTable, page_size: int) -> None:
@@ -28,6 +29,7 @@ def test_nodes_and_unique_tokens_equal_the_obvious_tree(table: RequestTable, pag
     assert len(nodes) == tree.num_nodes
 
 
+@pytest.mark.slow
 @given(table=tables())
 @settings(max_examples=200, deadline=None)
 def test_leaves_are_sorted_by_namespace_tokens_and_rid(table: RequestTable) -> None:
@@ -37,6 +39,7 @@ def test_leaves_are_sorted_by_namespace_tokens_and_rid(table: RequestTable) -> N
     assert tree.sequence.tolist() == sorted(range(table.n), key=keys.__getitem__)
 
 
+@pytest.mark.slow
 @given(table=tables(), page_size=st.sampled_from([1, 4]), data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_sharing_kept_equals_the_obvious_cache_of_the_current_path(
@@ -55,6 +58,7 @@ def test_sharing_kept_equals_the_obvious_cache_of_the_current_path(
     assert sharing_kept(tree, tree.sequence) == 1.0
 
 
+@pytest.mark.slow
 @given(table=tables(min_requests=1))
 @settings(max_examples=100, deadline=None)
 def test_subtree_sums_equal_sums_over_the_requests_below(table: RequestTable) -> None:
@@ -68,6 +72,7 @@ def test_subtree_sums_equal_sums_over_the_requests_below(table: RequestTable) ->
         assert saving[node] == tree.lcp[start + 1 : end].sum()
 
 
+@pytest.mark.slow
 @given(table=tables(min_requests=1), data=st.data())
 @settings(max_examples=100, deadline=None)
 def test_jumps_to_ancestors_equal_climbing_one_by_one(table: RequestTable, data: st.DataObject) -> None:
@@ -94,6 +99,7 @@ def test_prompts_of_100k_tokens_and_namespaces() -> None:
     assert build_prefix_tree(table, page_size=64).num_shared_tokens == 2 * (100_000 // 64 * 64)
 
 
+@pytest.mark.slow
 def test_deep_chain_of_growing_conversations_is_walked_without_recursion() -> None:
     """Every prompt extends the one before: 3,000 nested nodes."""
     table = RequestTable.from_lists([[7] * length for length in range(1, 3001)])

@@ -134,6 +134,7 @@ def _calibrated(bandwidth: tuple[float, ...], contention: float) -> Hardware:
     return replace(MACHINE, measured=replace(RATES, sm_share_bandwidth=bandwidth, contention=contention))
 
 
+@pytest.mark.slow
 def test_auto_divides_the_gpu_only_where_decode_keeps_its_bandwidth_there():
     """Where a third reads at nearly full speed dividing is predicted to pay more than where it does not."""
     good = _calibrated((0.5, 0.95, 1.0), 1.01)

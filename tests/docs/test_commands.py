@@ -101,6 +101,7 @@ def _params() -> list[object]:
     return [pytest.param(t, marks=m, id=t.splitlines()[0]) for t, m in zip(RUN, marks, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", _params())
 def test_the_command_runs_as_shown(text: str, folder: Path) -> None:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

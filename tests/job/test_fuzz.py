@@ -125,6 +125,7 @@ def test_every_line_becomes_one_item_that_can_be_written_down(line: bytes, numbe
         assert error["param"] is None or len(error["param"]) < 120
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # machines that run tests are loaded
 @given(st.sampled_from(URLS), bodies)
 def test_a_body_is_judged_without_an_exception(url: str, body: dict[str, Any]) -> None:
@@ -132,6 +133,7 @@ def test_a_body_is_judged_without_an_exception(url: str, body: dict[str, Any]) -
     assert problem is None or (problem.code and problem.message)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # machines that run tests are loaded
 @given(st.lists(lines, max_size=5), st.sampled_from(["auto", "jsonl", "openai", "parquet"]))
 def test_tables_of_anything_become_lines_or_are_refused(some: list[bytes], table_format: str) -> None:

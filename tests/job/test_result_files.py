@@ -66,6 +66,7 @@ def test_packed_results_grow_and_are_resumed(job: JobConfig, tmp_path: Path, nam
     assert OfflineJob(config).run(never_started).ok == 30
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), suffix=st.sampled_from([".gz", ".zst"]))
 def test_packed_results_cut_at_any_byte_leave_one_record_a_line(

@@ -320,6 +320,7 @@ def test_a_failure_that_is_not_the_lines_fault_is_tried_again(refusing: JobConfi
     assert len(records(refusing)[1]) == 2
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_kills_at_any_byte_of_the_written_files_leave_one_record_a_line(
@@ -343,6 +344,7 @@ def test_kills_at_any_byte_of_the_written_files_leave_one_record_a_line(
     check_one_record_a_line(config, lines)
 
 
+@pytest.mark.slow
 def test_killing_the_process_at_random_moments_leaves_one_record_a_line(tmp_path: Path) -> None:
     """kill -9, a hundred times over jobs of 300 lines; see tests/job/killed_job.py."""
     lines = mixed_lines(300)

@@ -58,6 +58,7 @@ def test_a_job_from_bucket_to_bucket(job: JobConfig, storage: Storage) -> None:
     assert OfflineJob(job).run(never_started).resumed_ok == 30
 
 
+@pytest.mark.slow
 def test_a_stopped_job_goes_on_from_its_parts(
     job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_stopped_job_goes_on_from_its_parts(
     assert not any(".parts/" in name for name in storage.names())
 
 
+@pytest.mark.slow
 def test_failed_lines_of_a_finished_job_are_tried_again(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(
         "".join(json.dumps(batch_line(f"r{i}", "refuse" if i == 3 else "word")) + "\n" for i in range(5))
@@ -89,12 +91,14 @@ def test_failed_lines_of_a_finished_job_are_tried_again(storage: Storage, tmp_pa
         assert len(file.read().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_parquet_in_a_bucket(job: JobConfig, storage: Storage) -> None:
     OfflineJob(replace(job, output=location("s3://bucket/out.parquet"), sort_output=True)).run(EchoEngine)
     with storage.files.open("bucket/out.parquet", "rb") as file:
         assert parquet.read_table(file)["custom_id"].to_pylist() == [f"r{i}" for i in range(30)]
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_midway_stops_the_job_and_it_goes_on_later(
     job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +148,7 @@ def test_a_scheme_nobody_serves_is_told_in_a_sentence(tmp_path: Path) -> None:
         OfflineJob(JobConfig(file=Url("nosuch://x/b.jsonl"), work_dir=tmp_path)).run(never_started)
 
 
+@pytest.mark.slow
 def test_input_without_credentials_is_told_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_line_that_kills_its_worker_once_is_prepared(tmp_path: Path) -> None:
         assert nursery.num_started == 2
 
 
+@pytest.mark.slow
 def test_workers_killed_from_outside_lose_no_line(tmp_path: Path) -> None:
     with pool_of(tmp_path, 2) as (pool, nursery):
         codes = []
@@ -95,6 +96,7 @@ def test_workers_killed_from_outside_lose_no_line(tmp_path: Path) -> None:
     assert codes == [True] * 3000
 
 
+@pytest.mark.slow
 def test_a_line_at_which_the_worker_hangs_is_refused(tmp_path: Path) -> None:
     with pool_of(tmp_path, 1, timeout_s=0.5) as (pool, _):
         assert outcome(pool, ["a", "hang", "b"]) == [[1], "prepare_crash", [1]]
@@ -117,6 +119,7 @@ def test_a_flag_that_sglang_refuses_is_a_config_error(tmp_path: Path) -> None:
         list(pool.prepare([line(0, "a")]))
 
 
+@pytest.mark.slow
 def test_workers_that_die_one_after_the_other_end_the_job(tmp_path: Path) -> None:
     with pool_of(tmp_path, 1) as (pool, _), pytest.raises(EngineError, match="one after the other"):
         list(pool.prepare(line(n, "die") for n in range(500)))

@@ -51,6 +51,7 @@ def test_every_section_is_there_and_every_chart_has_its_numbers(tmp_path: Path) 
     ]
 
 
+@pytest.mark.slow
 def test_specifications_are_valid_vega_lite_and_hold_no_text_of_a_user(tmp_path: Path) -> None:
     for chart in charts_of(job_page(read_job(write_job(tmp_path, num_engines=3)))):
         alt.Chart.from_dict(chart.spec)
@@ -68,6 +69,7 @@ def test_no_text_of_a_user_becomes_markup(tmp_path: Path) -> None:
     assert text.count("<script") == text.count("</script>") == 4
 
 
+@pytest.mark.slow
 def test_long_timelines_are_thinned_and_say_so(tmp_path: Path) -> None:
     page = job_page(read_job(write_job(tmp_path, num_steps=5000)))
     (section,) = [section for section in page.sections if section.title == "Over time"]
@@ -76,6 +78,7 @@ def test_long_timelines_are_thinned_and_say_so(tmp_path: Path) -> None:
     assert all(len(chart.columns["t"]) == 401 for chart in charts_of(page) if "t" in chart.columns)
 
 
+@pytest.mark.slow
 def test_a_comparison_pairs_charts_on_equal_axes(tmp_path: Path) -> None:
     slow = read_job(write_job(tmp_path, step_s=0.2, stem="slow"))
     fast = read_job(write_job(tmp_path, stem="fast"))
@@ -96,6 +99,7 @@ def test_a_comparison_pairs_charts_on_equal_axes(tmp_path: Path) -> None:
         assert domains[0] == domains[1] != []
 
 
+@pytest.mark.slow
 def test_a_simulated_run_says_so_and_so_does_a_plan(tmp_path: Path) -> None:
     html = tmp_path / "sim.html"
     job = ["--density", "1.1", "--sharing", "0.3", "--num-requests", "300", "--hardware", "A100"]
@@ -134,6 +138,7 @@ def test_a_plan_has_a_price_when_an_hour_has_one(tmp_path: Path, capsys: pytest.
     assert main([*command, "--price-per-hour", "-1"]) == 2
 
 
+@pytest.mark.slow
 def test_the_command_writes_beside_the_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = write_job(tmp_path)
     assert main(["report", str(output)]) == 0
@@ -144,6 +149,7 @@ def test_the_command_writes_beside_the_output(tmp_path: Path, capsys: pytest.Cap
     assert "cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_job_makes_its_report_in_a_process_that_may_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def table_of(section: Section) -> Table:
     return next(block for block in section.blocks if isinstance(block, Table))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_replicas", [2, 12])
 def test_every_replica_has_a_row_and_the_chart_its_lines(tmp_path: Path, num_replicas: int) -> None:
     section = replicas_section(tmp_path, num_replicas)

@@ -73,6 +73,7 @@ class BalancedFeed:
         self._balance.used[done.account] -= done.peak_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["default", "mixed", "pdmux"])
 def test_merging_at_run_time_is_as_fast_as_the_planned_order(mode: Mode) -> None:
     """BlendServe's fourth trace, lengths known.

@@ -49,6 +49,7 @@ def schedules(trace):
     return planned(trace, COST)[0]
 
 
+@pytest.mark.slow
 def test_small_jobs_are_simulated_whole(trace, schedules):
     """The prediction with the true lengths is the simulation's makespan."""
     job = SimulatedJob.from_table(trace.table, trace.output_len)
@@ -57,6 +58,7 @@ def test_small_jobs_are_simulated_whole(trace, schedules):
     assert predicted == expected
 
 
+@pytest.mark.slow
 def test_a_sample_predicts_the_whole_job():
     """A pool that long requests fill many times over: a third of the job, extended along the work, is
     within 8%.
@@ -78,6 +80,7 @@ def test_a_job_that_fills_the_pool_only_a_few_times_is_not_sampled(trace, schedu
     assert predictor.sample_size(schedules["dfs"]) is None
 
 
+@pytest.mark.slow
 def test_blending_orders_beat_contiguous_dfs_under_overlap(trace, schedules):
     """Even at this small size; the benchmark script has the numbers at the paper's scale."""
     predictor = MakespanPredictor(trace.table, COST, OVERLAP, output_len=trace.output_len)
@@ -86,6 +89,7 @@ def test_blending_orders_beat_contiguous_dfs_under_overlap(trace, schedules):
     assert seconds["dual-scan"] < 0.97 * seconds["dfs"]
 
 
+@pytest.mark.slow
 def test_sequential_operators_leave_ordering_little_to_win(trace, schedules):
     """With compute + memory in every step, the orders lie within 10% of each other: little to promise."""
     predictor = MakespanPredictor(
@@ -95,6 +99,7 @@ def test_sequential_operators_leave_ordering_little_to_win(trace, schedules):
     assert max(seconds) < 1.10 * min(seconds)
 
 
+@pytest.mark.slow
 def test_auto_takes_the_order_that_is_predicted_fastest(trace):
     """`auto` with this predictor names the order and the seconds it rests on."""
     predictor = MakespanPredictor(trace.table, COST, OVERLAP)

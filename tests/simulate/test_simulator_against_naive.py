@@ -50,6 +50,7 @@ def engines(job, sequence, pool, config, shape="llama-3-8b", shared_reads=None):
     return fast, naive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(

@@ -37,6 +37,7 @@ print("merged on", device)
 """
 
 
+@pytest.mark.slow
 def test_two_parts_become_the_whole() -> None:
     """Several shapes and types; rows that are not named stay as they are."""
     torch = pytest.importorskip("torch")
