@@ -3,11 +3,25 @@
 Commands catch `BlendError`, print it without a traceback and leave with `exit_code`.
 """
 
+EXIT_UNUSABLE = 2
+# EX_TEMPFAIL of sysexits.h: nothing is wrong with the job; later, or on another machine, it may run.
+EXIT_MAY_PASS = 75
+
 
 class BlendError(Exception):
-    """Base of the errors that speak to the user."""
+    """Base of the errors that speak to the user.
 
-    exit_code = 2
+    Attributes:
+        may_pass: the same command may succeed later, or on another machine, with nothing mended.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_MAY_PASS if self.may_pass else EXIT_UNUSABLE
 
 
 class InputError(BlendError):
@@ -36,8 +50,8 @@ class EngineDied(EngineError):
     `from_outside`: it was killed, and nothing says that it was its own fault.
     """
 
-    def __init__(self, message: str, *, from_outside: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, from_outside: bool = False, may_pass: bool = False) -> None:
+        super().__init__(message, may_pass=may_pass)
         self.from_outside = from_outside
 
 

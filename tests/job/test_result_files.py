@@ -283,8 +283,9 @@ def test_a_done_file_beside_its_journal_is_the_truth(tmp_path: Path) -> None:
     file.claim()
     file.open(bytearray())
     file.append(line)
+    file.sync()
+    file.finish(lambda lines: lines, anew=False)
     file.close()
-    file.finish(None)
     (tmp_path / "o.parquet.partial.jsonl").write_bytes(line + line[:-30])
     again = ResultFile(tmp_path / "o.parquet", tmp_path, as_parquet=True)
     assert list(again.read()) == [line]
@@ -292,3 +293,53 @@ def test_a_done_file_beside_its_journal_is_the_truth(tmp_path: Path) -> None:
     again.open(bytearray([1]))
     again.close()
     assert (tmp_path / "o.parquet.partial.jsonl").read_bytes() == line
+
+
+def test_a_link_stays_a_link_and_its_file_keeps_its_mode(job: JobConfig, tmp_path: Path) -> None:
+    """Sorting and taking lines out write the file anew; what the output's name stands for does not change."""
+    real = tmp_path / "elsewhere" / "real.jsonl"
+    real.parent.mkdir()
+    real.touch()
+    real.chmod(0o600)
+    (tmp_path / "link.jsonl").symlink_to(real)
+    config = replace(job, output=tmp_path / "link.jsonl", order="random", work_dir=tmp_path)
+    stop_after(config, 11)
+    lines = real.read_bytes().splitlines(keepends=True)
+    real.write_bytes(b"".join([lines[0], b"not a record\n", *lines[1:]]))
+    OfflineJob(replace(config, sort_output=True)).run(EchoEngine)
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert ids_in(real) == [f"r{i}" for i in range(30)]
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_killed_sort_left_is_used_up(job: JobConfig, tmp_path: Path) -> None:
+    OfflineJob(job).run(EchoEngine)
+    left = tmp_path / ".b.output.jsonl.tmp"
+    left.write_bytes(b"half of it")
+    OfflineJob(replace(job, sort_output=True)).run(never_started)
+    assert not left.exists()
+    assert ids_in(tmp_path / "b.output.jsonl") == [f"r{i}" for i in range(30)]
+
+
+def test_an_output_that_is_the_input_by_another_link_is_refused(job: JobConfig, tmp_path: Path) -> None:
+    assert isinstance(job.file, Path)
+    before = job.file.read_bytes()
+    os.link(job.file, tmp_path / "other.jsonl")
+    with pytest.raises(ConfigError, match="is the batch file"):
+        OfflineJob(replace(job, output=tmp_path / "other.jsonl", overwrite=True)).run(never_started)
+    assert job.file.read_bytes() == before
+
+
+def test_a_full_work_directory_while_sorting_is_told_as_that(job: JobConfig, small_disk: Path) -> None:
+    OfflineJob(job).run(EchoEngine)
+    (small_disk / "ballast").write_bytes(bytes(60_000))
+    with pytest.raises(OutputError, match=r"temporary files \(No space left.*--work-dir"):
+        OfflineJob(replace(job, sort_output=True, work_dir=small_disk)).run(never_started)
+    assert OfflineJob(replace(job, sort_output=True)).run(never_started).complete
+
+
+def test_names_that_are_too_long_for_the_disk_are_told_at_once(job: JobConfig, tmp_path: Path) -> None:
+    for options in ({}, {"sort_output": True}, {"output_format": "parquet"}):
+        config = replace(job, output=tmp_path / f"{'x' * 240}.jsonl", **options)
+        with pytest.raises(ConfigError, match="is too long a name"):
+            OfflineJob(config).run(never_started)

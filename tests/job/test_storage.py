@@ -1,5 +1,6 @@
 """Input and results on a real S3-compatible server (moto), and input over http."""
 
+import errno
 import functools
 import http.server
 import json
@@ -29,6 +30,7 @@ pytestmark = OF_LIBRARIES
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
+    monkeypatch.setattr("sglang_blend.location.PATIENCE_S", 2.0)
     made = Storage(monkeypatch)
     yield made
     made.stop()
@@ -103,7 +105,7 @@ def test_a_storage_that_fails_midway_stops_the_job_and_it_goes_on_later(
     job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three parts are written, then the storage refuses everything, then it is well again."""
-    monkeypatch.setattr(parts, "MAX_BLOCK_BYTES", 600)
+    monkeypatch.setattr(parts, "MAX_BLOCK_BYTES", 150)
     put, tried = s3fs.S3FileSystem._pipe_file, []
 
     async def failing(self: Any, path: str, data: bytes, **kwargs: Any) -> Any:
@@ -128,12 +130,35 @@ def test_a_storage_that_fails_midway_stops_the_job_and_it_goes_on_later(
     assert sorted(storage.ids("out.jsonl")) == sorted(f"r{i}" for i in range(30))
 
 
+@pytest.mark.parametrize("what", ["_pipe_file", "_put_file", "_cat_file", "_rm_file", "_info"])
+def test_a_storage_that_refuses_for_a_moment_is_asked_again(
+    job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """One request of each kind is told to slow down: a job of hours does not end for it."""
+    real, refused = getattr(s3fs.S3FileSystem, what), []
+
+    async def busy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not refused and "b.jsonl" not in str(args[0]):
+            refused.append(args)
+            raise OSError(errno.EBUSY, "Please reduce your request rate.")
+        return await real(self, *args, **kwargs)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(s3fs.S3FileSystem, what, busy)
+        s3fs.S3FileSystem.clear_instance_cache()
+        assert OfflineJob(job).run(EchoEngine).complete
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert refused
+    assert sorted(storage.ids("out.jsonl")) == sorted(f"r{i}" for i in range(30))
+
+
 def test_a_server_that_goes_away_is_told_in_a_sentence(
     job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "MAX_BLOCK_BYTES", 600)
-    with pytest.raises(OutputError, match="cannot be written any more"):
+    monkeypatch.setattr(parts, "MAX_BLOCK_BYTES", 150)
+    with pytest.raises(OutputError, match="cannot be written any more") as caught:
         OfflineJob(job).run(lambda: Breaking(5, storage.stop))
+    assert caught.value.exit_code == 75, "whoever started it may try again"
 
 
 def test_a_bucket_that_is_not_there_is_told_before_anything_runs(job: JobConfig) -> None:

@@ -21,6 +21,7 @@ from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
 from sglang_blend.cluster.worker import ReplicaWorker
 from sglang_blend.errors import EngineError
+from sglang_blend.job.parts import new_run
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.jsonl import BoundedLines
@@ -75,6 +76,7 @@ class ClusterEngine:
         self._supervision = supervision or SupervisorConfig()
         self._stats_file = stats_file
         self._parts_folder, self._part_interval_s = parts_folder, part_interval_s
+        self._parts_run = new_run()
         self._next_launch = 1 if parts_folder is None else next_launch(parts_folder)
         self._steps: dict[int, BoundedLines] = {}
         self._facts: EngineFacts  # set by __aenter__
@@ -172,7 +174,7 @@ class ClusterEngine:
     def _launch(self, slot: int) -> Launch:
         parts = None
         if self._parts_folder is not None:
-            parts = PartsTarget(self._parts_folder, self._next_launch, self._part_interval_s)
+            parts = PartsTarget(self._parts_folder, self._next_launch, self._parts_run, self._part_interval_s)
             self._next_launch += 1
         return self._cluster.launch(slot, self._supervision, parts)
 

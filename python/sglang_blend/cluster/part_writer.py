@@ -1,8 +1,9 @@
 """Answers that a replica writes itself, in parts beside the output (`--sharded-output`).
 
-A part is a small file that appears whole: `batch.output.jsonl.parts/00000100000007.jsonl` is the seventh of
-the first replica that was launched. An answer counts when its part is there and the driver has been told, so
-what a lost replica wrote last and could not tell is taken away again, and runs elsewhere.
+A part is a small file that appears whole: `batch.output.jsonl.parts/100000007-5f0c2a91.jsonl` is the seventh
+of the first replica that was launched, in the run 5f0c2a91. An answer counts when its part is there and the
+driver has been told, so what a lost replica wrote last and could not tell is taken away again, and runs
+elsewhere.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from typing import NamedTuple
 
 from sglang_blend.job.journal import MAX_BLOCK_BYTES, cannot_write
 from sglang_blend.job.output import record_line
-from sglang_blend.job.parts import Parts
+from sglang_blend.job.parts import Parts, part_name
 from sglang_blend.job.records import response_record
-from sglang_blend.job.result_file import folder_url
-from sglang_blend.location import Location, Url, remove, replace_small
+from sglang_blend.location import Location, remove, replace_small
 from sglang_blend.request import Answer
 
 PART_INTERVAL_S = 10.0
@@ -30,11 +30,13 @@ class PartsTarget(NamedTuple):
     Attributes:
         folder: of all parts of the output.
         launch: number of the replica among all that were launched, from 1.
+        run: of the job, as its parts are named.
         interval_s: how long an answer may wait for its part; what is lost with a replica is computed again.
     """
 
     folder: Location
     launch: int
+    run: str
     interval_s: float = PART_INTERVAL_S
 
 
@@ -101,7 +103,7 @@ class PartWriter:
         lines, done = self._lines, self._done
         self._lines, self._num_bytes = [], 0
         self._number += 1
-        place = _part(self._target.folder, self._number)
+        place = self._target.folder / part_name(self._number, self._target.run)
         try:
             await asyncio.to_thread(_write, place, b"".join(lines))
         except OSError as e:
@@ -119,12 +121,14 @@ def discard_untold(target: PartsTarget, told: Iterable[int]) -> int:
     known = set(told)
     first = target.launch * _LAUNCH_SIZE
     untold = [
-        number
-        for number in parts_journal(target.folder).numbers()
-        if first < number < first + _LAUNCH_SIZE and number not in known
+        name
+        for name, number in parts_journal(target.folder).numbers().items()
+        if first < number < first + _LAUNCH_SIZE
+        and number not in known
+        and name == part_name(number, target.run)
     ]
-    for number in untold:
-        place = _part(target.folder, number)
+    for name in untold:
+        place = target.folder / name
         try:
             remove(place)
         except OSError as e:
@@ -134,17 +138,12 @@ def discard_untold(target: PartsTarget, told: Iterable[int]) -> int:
 
 def next_launch(folder: Location) -> int:
     """A number that no replica had whose parts are there."""
-    return max((number // _LAUNCH_SIZE for number in parts_journal(folder).numbers()), default=0) + 1
+    return max((number // _LAUNCH_SIZE for number in parts_journal(folder).numbers().values()), default=0) + 1
 
 
 def parts_journal(folder: Location) -> Parts:
     """All parts of a folder, as a journal."""
-    return Parts(folder_url(folder))
-
-
-def _part(folder: Location, number: int) -> Location:
-    name = f"{number:014}.jsonl"
-    return Url(f"{folder}/{name}") if isinstance(folder, Url) else folder / name
+    return Parts(folder)
 
 
 def _write(place: Location, content: bytes) -> None:

@@ -5,34 +5,40 @@ checkpoint.finished()                    # the summary of a job that is done; no
 checkpoint.identify(batch)               # results of another job stop this one here
 earlier = checkpoint.recover(index)      # what is done is marked in the index
 checkpoint.open()                        # from here on files change
-checkpoint.finish(summary, ...)
+checkpoint.finish_files(index, ...)      # what is published is what was counted
+checkpoint.finish(summary, ...)          # only now the job is done
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from sglang_blend.config import JobConfig, JobFiles
 from sglang_blend.errors import ConfigError
-from sglang_blend.job.earlier import Recovered, numbers_of_answers, numbers_of_errors, recover
+from sglang_blend.job.earlier import Census, Recovered, recover
 from sglang_blend.job.engine_flags import answer_flags, flags_digest
 from sglang_blend.job.identity import Finished, JobIdentity, load_identity
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.output import JobOutput
 from sglang_blend.job.parts import Parts
-from sglang_blend.job.records import Record, is_refusal
-from sglang_blend.job.result_file import ResultFile, folder_url, parts_folder
+from sglang_blend.job.result_file import Arrange, ResultFile, parts_folder
+from sglang_blend.job.sorting import in_input_order
 from sglang_blend.job.source import stamp_of
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.job.tables import PARQUET_MAGIC
-from sglang_blend.location import Location, remove, size_of
+from sglang_blend.location import Location, in_words, may_pass, remove, size_of
+
+logger = logging.getLogger(__name__)
+
+# 255 on most disks, less the longest that is put around a name: `.NAME.partial.jsonl.tmp`.
+MAX_NAME_BYTES = 255 - 20
 
 
 class Checkpoint:
@@ -44,7 +50,7 @@ class Checkpoint:
         Raises:
             ConfigError: a result cannot be a file, or Parquet is asked for without pyarrow.
         """
-        _refuse_devices(files)
+        _refuse_places(files)
         self._config = config
         self._files = files
         self._answers = ResultFile(
@@ -85,7 +91,10 @@ class Checkpoint:
                 return None
         if self._config.sort_output and not known.finished.sorted:
             return None
-        return Summary.from_json(known.finished.summary)
+        try:
+            return Summary.from_json(known.finished.summary)
+        except TypeError:  # another version's
+            return None
 
     def identify(self, batch: BatchFile) -> None:
         """Look at the input and hold it against the results that are there.
@@ -140,15 +149,22 @@ class Checkpoint:
         self.output.open(self._found.keep_answers, self._found.keep_errors)
         self._identity.save(self._files.identity_file)
 
-    def finish_files(self, index: LineIndex) -> None:
-        """Bring both files into the form they were asked for. They are closed.
+    def finish_files(self, index: LineIndex, tally: Tally) -> None:
+        """Bring both files into the form they were asked for, whole and on the storage. While claimed.
+
+        Args:
+            tally: of all records, those of earlier runs included.
 
         Raises:
-            OutputError: one cannot be written; its records stay where they are.
+            OutputError: one cannot be written, or does not hold what was counted; its records stay.
         """
-        ordered = self._config.sort_output
-        self._answers.finish(partial(numbers_of_answers, index) if ordered else None)
-        self._errors.finish(numbers_of_errors if ordered else None)
+        self.output.sync()
+        self.output.check()
+        answers = Census(index, self._answers.growing, tally.ok)
+        errors = Census(index, self._errors.growing, tally.failed, of_errors=True)
+        for file, census in ((self._answers, answers), (self._errors, errors)):
+            file.finish(self._arranged(census), anew=self._config.sort_output)
+        self.output.check()
 
     def finish(self, summary: Summary, num_unsettled: int) -> None:
         """Note the end of the job, so that running it again takes no time. After `finish_files`."""
@@ -160,6 +176,14 @@ class Checkpoint:
         )
         replace(self._identity, finished=finished).save(self._files.identity_file)
 
+    def clean_up(self) -> None:
+        """Delete what the files were made from. After `finish`: what stays here is never looked at again."""
+        for file in (self._answers, self._errors):
+            try:
+                file.remove_journal()
+            except OSError as e:
+                logger.warning("%s is not needed any more and cannot be deleted (%s).", file.growing, e)
+
     @property
     def growing(self) -> Location:
         """Where answers are while the job is not done."""
@@ -169,11 +193,20 @@ class Checkpoint:
         """Leave nothing of a job that was opened and wrote no record."""
         remove(self._files.identity_file)
 
-    def _is_final(self, record: Record) -> bool:
+    def _is_final(self, is_refusal: bool) -> bool:
         if self._config.keep_errors or self._config.retry_errors:
             return self._config.keep_errors
         assert self._known is not None, "there are records to judge"
-        return is_refusal(record) and self._known.refusals == self._identity.refusals
+        return is_refusal and self._known.refusals == self._identity.refusals
+
+    def _arranged(self, census: Census) -> Arrange:
+        """All lines, counted; in the order of the input where that is asked for."""
+
+        def in_order(lines: Iterator[bytes]) -> Iterator[bytes]:
+            yield from in_input_order(lines, census.numbers, self._files.work_dir)
+            census.close()
+
+        return in_order if self._config.sort_output else census.counted
 
     def _sizes(self) -> dict[str, int]:
         return {file.place.name: file.num_bytes() for file in (self._answers, self._errors)}
@@ -191,7 +224,7 @@ class Checkpoint:
                     f"{output} exists already as one file: leave out --sharded-output to go on with it, or "
                     "name another --output."
                 )
-        elif isinstance(output, Path) and Parts(folder_url(parts_folder(output))).exists():
+        elif isinstance(output, Path) and Parts(parts_folder(output)).exists():
             raise ConfigError(
                 f"{parts_folder(output)} exists already: pass --sharded-output to go on with it, or name "
                 "another --output."
@@ -216,8 +249,8 @@ class Checkpoint:
             )
 
 
-def _refuse_devices(files: JobFiles) -> None:
-    """Of results that could not be read again, or that a file would be put in place of."""
+def _refuse_places(files: JobFiles) -> None:
+    """Of results that could not be read again, that a file would be put in place of, or not beside."""
     for option in ("output", "error_file", "summary_file"):
         place = getattr(files, option)
         if not isinstance(place, Path):
@@ -226,6 +259,11 @@ def _refuse_devices(files: JobFiles) -> None:
         if is_other or place.name == "-" or place.parent == Path("/dev"):
             flag = f"--{option.replace('_', '-')}"
             raise ConfigError(f"{flag} {place} is no file on a disk, which a job needs to go on: name one.")
+        if len(os.fsencode(place.name)) > MAX_NAME_BYTES:
+            raise ConfigError(
+                f"{in_words(place)} is too long a name: a job needs names beside it that are longer, so "
+                f"{MAX_NAME_BYTES} bytes are allowed."
+            )
 
 
 @contextlib.contextmanager
@@ -233,7 +271,9 @@ def _readable(place: Location) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise ConfigError(f"{place} cannot be read ({e.strerror or e}): mend that, or name another.") from e
+        raise ConfigError(
+            f"{place} cannot be read ({e.strerror or e}): mend that, or name another.", may_pass=may_pass(e)
+        ) from e
 
 
 def _versions() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.location import Location, read_small, replace_small
+from sglang_blend.location import Location, may_pass, read_small, replace_small
 
 FORMAT = 1
 
@@ -77,20 +77,31 @@ class JobIdentity:
         try:
             replace_small(place, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
         except OSError as e:
-            raise ConfigError(f"{place} cannot be written ({e.strerror or e}): name another --output.") from e
+            raise ConfigError(
+                f"{place} cannot be written ({e.strerror or e}): name another --output.", may_pass=may_pass(e)
+            ) from e
 
 
 def load_identity(place: Location) -> JobIdentity | None:
-    """What an earlier run wrote; None where there is nothing, or nothing that can be read."""
+    """What an earlier run wrote; None where there is nothing, or nothing that this version can read."""
     content = read_small(place)
     try:
         found = orjson.loads(content or b"null")
         if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
             return None
         finished = found.pop("finished")
-        return JobIdentity(**found, finished=Finished(**finished) if finished else None)
+        known = JobIdentity(**found, finished=Finished(**finished) if finished else None)
+        kinds: list[tuple[object, type]] = [
+            (known.input_sha256, str),
+            (known.reading, dict),
+            (known.flags, dict),
+            (known.refusals, list),
+        ]
+        if known.finished is not None:
+            kinds += [(known.finished.sizes, dict), (known.finished.summary["failed"], int)]
     except (orjson.JSONDecodeError, TypeError, KeyError):
         return None
+    return known if all(isinstance(value, kind) for value, kind in kinds) else None
 
 
 def _said(value: str | None) -> str:

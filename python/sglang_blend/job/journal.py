@@ -1,10 +1,11 @@
 """Where records are appended as whole lines, and found again by the next run.
 
-    journal.claim()         nobody else writes it from now on
+    journal.claim()         nobody else writes it from now on, until `close`
     journal.read()          what earlier runs left, line by line; the last may be torn
     journal.open(keep)      go on after the lines worth keeping
     journal.append(line)    one whole line
     journal.sync()          on disk now; called every second by a thread of `output`
+    journal.check()         raises when somebody else wrote it all the same
 
 A plain local file is written line by line, so a killed process loses nothing. A `.gz` or `.zst` file grows by
 complete members (gzip) or frames (zstd), one each sync, so a killed process loses at most what came since the
@@ -19,13 +20,14 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol
 
 from sglang_blend.errors import ConfigError, OutputError
-from sglang_blend.job.packing import Packing, TornError, lines_of, unpack
-from sglang_blend.location import Location
+from sglang_blend.job.lease import Lease
+from sglang_blend.job.packing import Packing, TornError, batches_of, lines_of, unpack
+from sglang_blend.location import Location, may_pass, replacing, sync_directory
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Journal(Protocol):
         """Whether an earlier run left anything."""
 
     def read(self) -> Iterator[bytes]:
-        """Every line, with its \\n; a torn last line comes without. Before `open`."""
+        """Every line, with its \\n; a torn last line comes without. Before `open`, or after `sync`."""
 
     def claim(self) -> None:
         """Take it for this job; where there is nothing yet, an empty file may appear.
@@ -77,10 +79,21 @@ class Journal(Protocol):
         """
 
     def tick(self) -> None:
-        """`sync` where that is due; called every `--fsync-interval` seconds."""
+        """`sync` where that is due, and keep the claim; called every `--fsync-interval` seconds.
+
+        Raises:
+            OutputError: as `sync`, or another job writes it.
+        """
+
+    def check(self) -> None:
+        """See that nobody else has written it.
+
+        Raises:
+            OutputError: another job has.
+        """
 
     def close(self) -> None:
-        """Sync and release; nothing happens the second time."""
+        """Sync and give up the claim; nothing happens the second time."""
 
     def remove(self) -> None:
         """Delete it."""
@@ -93,7 +106,8 @@ def cannot_write(place: Location, error: OSError) -> OutputError:
     """The sentence for a storage that refuses."""
     return OutputError(
         f"{place} cannot be written any more ({error.strerror or error}); what had finished before is kept: "
-        "mend that and give the same command again to go on."
+        "mend that and give the same command again to go on.",
+        may_pass=may_pass(error),
     )
 
 
@@ -102,45 +116,67 @@ class PlainFile:
 
     def __init__(self, path: Path) -> None:
         self.place = path
+        self._path = Path(os.path.realpath(path))  # of a link the file that it names
         self._file: IO[bytes] | None = None
         self._end = 0  # bytes of whole lines
         self._is_new = False  # set by claim
         self._dirty = False
+        self._writing = threading.Lock()  # held while `_end` and the file differ
+        self._lease: Lease | None = None  # where there are no locks; set by claim
 
     def exists(self) -> bool:
         return self.place.exists() and self.place.stat().st_size > 0
 
     def claim(self) -> None:
         try:
-            self.place.parent.mkdir(parents=True, exist_ok=True)
-            self._is_new = not self.place.exists()
-            self._file = self.place.open("ab", buffering=0)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._is_new = not self._path.exists()
+            self._file = self._open_locked()
+            if self._lease is not None:
+                self._lease.take()
+        except BlockingIOError as e:
+            raise ConfigError(
+                f"{self.place} is being written by another job: wait for it, or name another --output.",
+                may_pass=True,
+            ) from e
         except OSError as e:
             raise ConfigError(f"{self.place} cannot be written ({e.strerror}): name another file.") from e
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            self._file.close()
-            raise ConfigError(
-                f"{self.place} is being written by another job: wait for it, or name another --output."
-            ) from e
-        except OSError:
-            logger.debug("%s: this file system has no locks", self.place)
+        except ConfigError:
+            self._opened.close()
+            raise
 
     def read(self) -> Iterator[bytes]:
-        with self.place.open("rb") as file:
+        with self._path.open("rb") as file:
             yield from file
 
     def open(self, keep: bytearray) -> None:
+        num_kept = keep.count(1)
         try:
-            if num_kept := keep.count(1):
-                if keep.rfind(1) >= num_kept:
-                    self._file = _write_anew(self._opened, self.place, _kept(self.read(), keep))
-                self._end = sum(map(len, itertools.islice(self.read(), num_kept)))
+            if num_kept and self._must_rewrite(keep):
+                self.rewrite(_kept(self.read(), keep))
+            else:
+                self._end = self._end_of(num_kept)
             os.ftruncate(self._opened.fileno(), self._end)
-            _sync_directory(self.place.parent)
+            sync_directory(self._path.parent)
         except OSError as e:
             raise cannot_write(self.place, e) from e
+
+    def rewrite(self, lines: Iterator[bytes]) -> None:
+        """Put these lines in the place of all that are there, in one step; the claim goes over to them.
+
+        Raises:
+            OSError: it failed; what was there is there still.
+        """
+        with replacing(self._path) as file:
+            for piece in self._pieces_of(lines):
+                file.write(piece)
+            file.flush()
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Two descriptors of one open file: the lock stays until both are closed.
+            new = os.fdopen(os.dup(file.fileno()), "ab", buffering=0)
+        self._opened.close()
+        self._file, self._end = new, os.fstat(new.fileno()).st_size
 
     def append(self, line: bytes) -> None:
         self._write(line)
@@ -152,16 +188,30 @@ class PlainFile:
         self._dirty = False
         try:
             os.fsync(self._opened.fileno())
-            mine, there = os.fstat(self._opened.fileno()), os.stat(self.place)
+        except OSError as e:
+            raise cannot_write(self.place, e) from e
+        self.check()
+
+    def tick(self) -> None:
+        self.sync()
+        self._ask_lease(Lease.tick)
+
+    def check(self) -> None:
+        try:
+            with self._writing:
+                mine, there, end = os.fstat(self._opened.fileno()), os.stat(self.place), self._end
         except FileNotFoundError as e:
             raise self._gone() from e
         except OSError as e:
             raise cannot_write(self.place, e) from e
         if not os.path.samestat(mine, there):
             raise self._gone()
-
-    def tick(self) -> None:
-        self.sync()
+        if there.st_size != end:
+            raise OutputError(
+                f"{self.place} has {there.st_size:,} bytes where this job has written {end:,}: another job "
+                "writes it too. End one of them, and give the same command again; what is lost runs again."
+            )
+        self._ask_lease(Lease.check)
 
     def close(self) -> None:
         if self._file is not None and not self._file.closed:
@@ -169,9 +219,11 @@ class PlainFile:
                 self.sync()
             finally:
                 self._file.close()
+                if self._lease is not None:
+                    self._lease.release()
 
     def remove(self) -> None:
-        self.place.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
     def remove_empty(self) -> None:
         if self._is_new and not self.exists():
@@ -182,16 +234,59 @@ class PlainFile:
         assert self._file is not None, "claim() comes first"
         return self._file
 
+    def _open_locked(self) -> IO[bytes]:
+        """Open and lock it; raises BlockingIOError where another process has."""
+        while True:
+            file = self._path.open("ab", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                    return file
+            except BlockingIOError:
+                file.close()
+                raise
+            except FileNotFoundError:
+                pass  # its owner has put another one here, or taken it away
+            except OSError as e:
+                self._lease = Lease(self._path.with_name(f".{self._path.name}.lease"), of=self.place)
+                logger.warning(
+                    "%s: this file system has no locks (%s): a job that runs elsewhere is told by a file"
+                    " beside it alone. Never start two jobs on one output here.",
+                    self.place, e.strerror,
+                )  # fmt: skip
+                return file
+            file.close()
+
+    def _ask_lease(self, ask: Callable[[Lease], None]) -> None:
+        try:
+            if self._lease is not None:
+                ask(self._lease)
+        except OSError as e:
+            raise cannot_write(self.place, e) from e
+
+    def _must_rewrite(self, keep: bytearray) -> bool:
+        """Whether lines are to be taken out that are not the last ones."""
+        return keep.rfind(1) >= keep.count(1)
+
+    def _end_of(self, num_lines: int) -> int:
+        """Bytes of the first lines."""
+        return sum(map(len, itertools.islice(self.read(), num_lines)))
+
+    def _pieces_of(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """What stands in the file for these lines."""
+        return lines
+
     def _write(self, data: bytes) -> None:
         """Add all of it, or leave the file as it was."""
         rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._opened.write(rest) :]
-        except OSError as e:
-            os.ftruncate(self._opened.fileno(), self._end)
-            raise cannot_write(self.place, e) from e
-        self._end += len(data)
+        with self._writing:
+            try:
+                while rest:
+                    rest = rest[self._opened.write(rest) :]
+            except OSError as e:
+                os.ftruncate(self._opened.fileno(), self._end)
+                raise cannot_write(self.place, e) from e
+            self._end += len(data)
 
     def _gone(self) -> OutputError:
         return OutputError(
@@ -213,20 +308,8 @@ class PackedFile(PlainFile):
 
     def read(self) -> Iterator[bytes]:
         self._is_torn = False
-        with self.place.open("rb") as file:
-            yield from lines_of(self._pieces(file))
-
-    def open(self, keep: bytearray) -> None:
-        try:
-            if keep.count(1):
-                if self._is_torn or 0 in keep:
-                    blocks = map(self._packing.compress, blocks_of(_kept(self.read(), keep)))
-                    self._file = _write_anew(self._opened, self.place, blocks)
-                self._end = self.place.stat().st_size
-            os.ftruncate(self._opened.fileno(), self._end)
-            _sync_directory(self.place.parent)
-        except OSError as e:
-            raise cannot_write(self.place, e) from e
+        with self._path.open("rb") as file:
+            yield from lines_of(self._unpacked(file))
 
     def append(self, line: bytes) -> None:
         with self._lock:
@@ -245,7 +328,16 @@ class PackedFile(PlainFile):
         self._write(self._packing.compress(b"".join(self._lines)))
         self._lines, self._num_bytes, self._dirty = [], 0, True
 
-    def _pieces(self, file: IO[bytes]) -> Iterator[bytes]:
+    def _must_rewrite(self, keep: bytearray) -> bool:
+        return self._is_torn or 0 in keep
+
+    def _end_of(self, num_lines: int) -> int:
+        return self._path.stat().st_size if num_lines else 0
+
+    def _pieces_of(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return map(self._packing.compress, blocks_of(lines))
+
+    def _unpacked(self, file: IO[bytes]) -> Iterator[bytes]:
         try:
             yield from unpack(file, self._packing)
         except TornError:
@@ -258,43 +350,4 @@ def _kept(lines: Iterator[bytes], keep: bytearray) -> Iterator[bytes]:
 
 def blocks_of(lines: Iterator[bytes]) -> Iterator[bytes]:
     """Lines in blocks of some megabytes."""
-    block, num_bytes = [], 0
-    for line in lines:
-        block.append(line)
-        num_bytes += len(line)
-        if num_bytes >= MAX_BLOCK_BYTES:
-            yield b"".join(block)
-            block, num_bytes = [], 0
-    if block:
-        yield b"".join(block)
-
-
-def _write_anew(locked: IO[bytes], path: Path, pieces: Iterator[bytes]) -> IO[bytes]:
-    """Replace a file under a temporary name; returns it opened for appending, and locked like the old one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    file = temporary.open("ab", buffering=0)
-    try:
-        for piece in pieces:
-            rest = memoryview(piece)
-            while rest:
-                rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary.replace(path)
-    except BaseException:
-        file.close()
-        temporary.unlink(missing_ok=True)
-        raise
-    locked.close()
-    return file
-
-
-def _sync_directory(directory: Path) -> None:
-    """A new name survives a power cut only when its directory is on disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return map(b"".join, batches_of(lines, MAX_BLOCK_BYTES, max_lines=None))

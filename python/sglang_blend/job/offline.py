@@ -108,14 +108,12 @@ class OfflineJob:
                         self._num_lines = len(index)
                         self._earlier = checkpoint.recover(index)
                     self._run_lines(batch, index, checkpoint, start_engine)
-                self._complete = self._num_not_run == 0
-                if self._complete:
-                    checkpoint.finish_files(index)
-                    checkpoint.finish(self._summary(), (self._earlier + self._tally).num_unsettled)
+                    if self._num_not_run == 0:
+                        self._finish(index, checkpoint)
             except (Interrupted, asyncio.CancelledError):
                 logger.info("Interrupted.")
             finally:
-                summary = self._summary()
+                summary = self._summary(complete=self._complete)
                 if not self._complete and output.num_records:
                     logger.info(
                         "%s in %s; the same command goes on from there.",
@@ -155,6 +153,15 @@ class OfflineJob:
                 results.refuse(rejection)
             if self._engine is not None:
                 self._run_requests(batch, self._engine, index, results)
+
+    def _finish(self, index: LineIndex, checkpoint: Checkpoint) -> None:
+        """The job is complete when its files are, and only then."""
+        tally = self._earlier + self._tally
+        with self._timed("finish"):
+            checkpoint.finish_files(index, tally)
+            checkpoint.finish(self._summary(complete=True), tally.num_unsettled)
+        self._complete = True
+        checkpoint.clean_up()
 
     def _run_requests(
         self, batch: BatchFile, engine: RunningEngine, index: LineIndex, results: Results
@@ -257,7 +264,7 @@ class OfflineJob:
     def _num_not_run(self) -> int:
         return self._num_lines - self._earlier.total - self._tally.total
 
-    def _summary(self) -> Summary:
+    def _summary(self, *, complete: bool) -> Summary:
         tally = self._earlier + self._tally
         made, stopped_by = self._plan, self._stop.first_signal
         planned = made if made is not None and made.is_made else None
@@ -269,14 +276,14 @@ class OfflineJob:
             order_reason=planned.schedule.reason if planned else "",
             sampled=len(made.sample) if made else 0,
             sample_skipped=made.sample_skipped if made else "",
-            complete=self._complete,
+            complete=complete,
             ok=tally.ok,
             failed=tally.failed,
             failed_by_code=dict(tally.failed_by_code),
             not_run=self._num_not_run,
             resumed_ok=self._earlier.ok,
             resumed_failed=self._earlier.failed,
-            stopped_by=stopped_by.name if stopped_by and not self._complete else None,
+            stopped_by=stopped_by.name if stopped_by and not complete else None,
             num_replicas=made.engine_facts.num_replicas if made and made.engine_facts else 1,
             num_restarts=self._engine.num_restarts if self._engine else 0,
             num_retries=self._engine.num_retries if self._engine else 0,

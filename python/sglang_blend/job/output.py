@@ -31,7 +31,7 @@ class JobOutput:
         self.num_records = 0
 
     def __enter__(self) -> JobOutput:
-        """Nobody else writes these files from now on.
+        """Nobody else writes these files from now on, until the end of the block.
 
         Raises:
             ConfigError: a file cannot be written, or another job is writing it.
@@ -43,6 +43,7 @@ class JobOutput:
             self._answers.close()
             self._answers.remove_empty()
             raise
+        self._sync_thread.start()
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
@@ -66,7 +67,6 @@ class JobOutput:
         self.num_records = keep_answers.count(1) + keep_errors.count(1)
         self._answers.open(keep_answers)
         self._errors.open(keep_errors)
-        self._sync_thread.start()
 
     def write_answer(self, record: Record) -> None:
         """Append one record to the output.
@@ -93,6 +93,16 @@ class JobOutput:
         """Put both files on disk."""
         self._answers.sync()
         self._errors.sync()
+
+    def check(self) -> None:
+        """See that nobody else has written them.
+
+        Raises:
+            OutputError: another job has.
+        """
+        self._sync_thread.raise_failure()
+        self._answers.check()
+        self._errors.check()
 
     def _write(self, journal: Journal, record: Record) -> None:
         self._sync_thread.raise_failure()

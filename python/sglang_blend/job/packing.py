@@ -10,6 +10,8 @@ from typing import IO, Any, NamedTuple
 import zstandard
 
 CHUNK_BYTES = 1 << 18
+# What is parsed or looked up together, so that memory does not go by the size of a record.
+BATCH_BYTES, MAX_BATCH_LINES = 4 << 20, 4096
 
 
 class Packing(NamedTuple):
@@ -89,3 +91,19 @@ def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
         rest.append(tail)
     if last := b"".join(rest):
         yield last
+
+
+def batches_of(
+    lines: Iterator[bytes], num_bytes: int = BATCH_BYTES, *, max_lines: int | None = MAX_BATCH_LINES
+) -> Iterator[list[bytes]]:
+    """Lines some at a time: as many as have so many bytes, one at least."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        batch.append(line)
+        size += len(line)
+        if size >= num_bytes or len(batch) == max_lines:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -13,17 +13,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
+from sglang_blend.job.packing import BATCH_BYTES, MAX_BATCH_LINES, batches_of
 from sglang_blend.job.records import Record
 
-_ROWS_AT_ONCE = 4096
+_ROW_GROUP_BYTES, _MAX_GROUP_ROWS = 16 << 20, 65_536
 
 
-def write_table(path: Path, lines: Iterator[bytes]) -> None:
+def write_table(file: IO[bytes], lines: Iterator[bytes]) -> None:
     """Write answer records as a table."""
     import pyarrow
     from pyarrow import parquet
@@ -41,14 +41,9 @@ def write_table(path: Path, lines: Iterator[bytes]) -> None:
             ("body", pyarrow.large_string()),
         ]
     )
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for line in lines:
-            rows.append(_row(orjson.loads(line)))
-            if len(rows) == _ROWS_AT_ONCE:
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
-                rows = []
-        if rows:
+    with parquet.ParquetWriter(file, schema, compression="zstd", use_dictionary=["finish_reason"]) as writer:
+        for some in batches_of(lines, _ROW_GROUP_BYTES, max_lines=_MAX_GROUP_ROWS):
+            rows = [_row(orjson.loads(line)) for line in some]
             writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=schema))
 
 
@@ -56,7 +51,12 @@ def read_table(file: IO[bytes]) -> Iterator[bytes]:
     """The records of a table that `write_table` wrote, as JSON lines."""
     from pyarrow import parquet
 
-    for batch in parquet.ParquetFile(file).iter_batches(batch_size=_ROWS_AT_ONCE):
+    table = parquet.ParquetFile(file)
+    metadata = table.metadata
+    num_bytes = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    row_bytes = num_bytes // max(metadata.num_rows, 1)
+    num_rows = min(max(BATCH_BYTES // max(row_bytes, 1), 1), MAX_BATCH_LINES)
+    for batch in table.iter_batches(batch_size=num_rows):
         for row in batch.to_pylist():
             yield orjson.dumps(_record(row), option=orjson.OPT_APPEND_NEWLINE)
 

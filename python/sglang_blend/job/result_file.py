@@ -8,19 +8,19 @@ step; so the journal is brought back, and the done file removed, before a job go
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from sglang_blend.extras import require_extra
 from sglang_blend.job.journal import Journal, PackedFile, PlainFile, blocks_of, cannot_write
 from sglang_blend.job.packing import packing_of_name
 from sglang_blend.job.parquet_records import read_table, write_table
 from sglang_blend.job.parts import Parts
-from sglang_blend.job.sorting import NumbersOf, in_input_order
-from sglang_blend.job.source import open_plain
-from sglang_blend.location import Location, Url, remote_errors, remove, size_of
+from sglang_blend.job.source import open_plain, room_in, temporary_file
+from sglang_blend.location import Location, Url, remove, replacing, size_of
+
+Arrange = Callable[[Iterator[bytes]], Iterator[bytes]]
 
 
 class ResultFile:
@@ -43,7 +43,7 @@ class ResultFile:
         self._work_dir = work_dir
         self._as_parquet = as_parquet
         self._grows_as_itself = as_parts or (isinstance(place, Path) and not as_parquet)
-        self._parts = Parts(folder_url(parts_folder(place))) if as_parts else None
+        self._parts = Parts(parts_folder(place)) if as_parts else None
         self._journal = self._parts or self._journal_of(place)
 
     @property
@@ -94,25 +94,30 @@ class ResultFile:
     def remove_empty(self) -> None:
         self._journal.remove_empty()
 
-    def finish(self, numbers_of: NumbersOf | None) -> None:
-        """Make the file of a job that is done. After `close`.
+    def check(self) -> None:
+        self._journal.check()
+
+    def finish(self, arrange: Arrange, *, anew: bool) -> None:
+        """Make the file of a job that is done. While it is claimed, with everything appended and synced.
 
         Args:
-            numbers_of: bring the records into the order of the input, by these line numbers; None: leave them
-                in the order of finishing.
+            arrange: what the file is to hold, of all that was appended; it raises where that is not right.
+            anew: also where the file grew as itself, and could stay as it is.
 
         Raises:
             OutputError: it cannot be written; the journal stays.
         """
-        if self._grows_as_itself and numbers_of is None:
-            return
-        lines = self._journal.read()
-        if numbers_of is not None:
-            lines = in_input_order(lines, numbers_of, self._work_dir)
         try:
-            self._publish(lines)
+            if not self._grows_as_itself:
+                self._publish(arrange(self._journal.read()))
+            elif anew:
+                assert isinstance(self._journal, PlainFile), "parts stay as they are"
+                self._journal.rewrite(arrange(self._journal.read()))
         except OSError as e:
             raise cannot_write(self.place, e) from e
+
+    def remove_journal(self) -> None:
+        """Delete what the file was made from, when all the job is done."""
         if not self._grows_as_itself:
             self._journal.remove()
 
@@ -124,43 +129,30 @@ class ResultFile:
             yield from read_table(file) if self._as_parquet else file
 
     def _publish(self, lines: Iterator[bytes]) -> None:
-        """Write under a temporary name, then rename or upload."""
-        directory = self.place.parent if isinstance(self.place, Path) else self._work_dir
-        descriptor, name = tempfile.mkstemp(prefix=f".{self.place.name}.", dir=directory)
-        temporary = Path(name)
-        os.close(descriptor)
-        try:
-            self._write(temporary, lines)
-            if isinstance(self.place, Path):
-                temporary.chmod(self._journal_mode())
-                temporary.replace(self.place)
-            else:
-                with remote_errors():
-                    file_system, path = self.place.connect()
-                    file_system.put_file(str(temporary), path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write it whole: under a temporary name, or beside the job and then uploaded."""
+        place = self.place
+        if isinstance(place, Path):
+            with replacing(place) as file:
+                self._write(file, lines)
+            return
+        with temporary_file(self._work_dir) as file:
+            with room_in(self._work_dir):
+                self._write(file, lines)
+                file.flush()
+            nameless = f"/proc/self/fd/{file.fileno()}"
+            place.ask(lambda file_system, path: file_system.put_file(nameless, path))
 
-    def _journal_mode(self) -> int:
-        """Permissions of the growing file, which a temporary name does not have."""
-        growing = self._journal.place
-        assert isinstance(growing, Path), "a local file grows beside itself"
-        return growing.stat().st_mode
-
-    def _write(self, path: Path, lines: Iterator[bytes]) -> None:
+    def _write(self, file: IO[bytes], lines: Iterator[bytes]) -> None:
         if self._as_parquet:
-            write_table(path, lines)
+            write_table(file, lines)
             return
         packing = packing_of_name(self.place.name)
-        with path.open("wb") as file:
-            for block in blocks_of(lines):
-                file.write(packing.compress(block) if packing else block)
-            file.flush()
-            os.fsync(file.fileno())
+        for block in blocks_of(lines):
+            file.write(packing.compress(block) if packing else block)
 
     def _journal_of(self, place: Location) -> Journal:
         if isinstance(place, Url):
-            return Parts(folder_url(parts_folder(place)))
+            return Parts(parts_folder(place))
         if self._as_parquet:
             return PlainFile(place.with_name(f"{place.name}.partial.jsonl"))
         packing = packing_of_name(place.name)
@@ -170,8 +162,3 @@ class ResultFile:
 def parts_folder(place: Location) -> Location:
     """Where the parts of an output lie."""
     return place.with_name(f"{place.name}.parts")
-
-
-def folder_url(folder: Location) -> Url:
-    """As `Parts` takes it."""
-    return folder if isinstance(folder, Url) else Url(f"file://{folder.resolve()}")

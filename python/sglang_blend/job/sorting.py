@@ -9,10 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from sglang_blend.job.source import temporary_file
+from sglang_blend.job.packing import batches_of
+from sglang_blend.job.source import discard, room_in, temporary_file
 
-RUN_BYTES = 256 << 20
-_LINES_AT_ONCE = 4096
+RUN_BYTES = 192 << 20
+_LINE_OVERHEAD_BYTES = 160  # of a numbered line in memory
 _HEADER = struct.Struct("<qq")  # line number in the input, bytes of the line
 
 Numbered = tuple[int, bytes]
@@ -27,40 +28,44 @@ def in_input_order(
     Args:
         numbers_of: line numbers of some lines, looked up together.
         run_bytes: lines held in memory at a time.
+
+    Raises:
+        OutputError: the work directory is full.
     """
     with ExitStack() as stack:
         runs: list[Iterator[Numbered]] = []
         for run in _runs(_numbered(lines, numbers_of), run_bytes):
-            file = stack.enter_context(temporary_file(work_dir))
-            for number, line in run:
-                file.write(_HEADER.pack(number, len(line)))
-                file.write(line)
-            file.seek(0)
+            file = temporary_file(work_dir)
+            stack.callback(discard, file)
+            with room_in(work_dir):
+                for number, line in run:
+                    file.write(_HEADER.pack(number, len(line)))
+                    file.write(line)
+                file.seek(0)
             runs.append(_read(file))
+            del run  # before the next one is collected
         for _, line in heapq.merge(*runs, key=lambda numbered: numbered[0]):
             yield line
 
 
 def _numbered(lines: Iterator[bytes], numbers_of: NumbersOf) -> Iterator[Numbered]:
-    some: list[bytes] = []
-    for line in lines:
-        some.append(line)
-        if len(some) == _LINES_AT_ONCE:
-            yield from zip(numbers_of(some), some, strict=True)
-            some = []
-    yield from zip(numbers_of(some), some, strict=True)
+    for some in batches_of(lines):
+        yield from zip(numbers_of(some), some, strict=True)
 
 
 def _runs(numbered: Iterator[Numbered], run_bytes: int) -> Iterator[list[Numbered]]:
+    """Each sorted."""
     run: list[Numbered] = []
     num_bytes = 0
     for item in numbered:
         run.append(item)
-        num_bytes += len(item[1])
+        num_bytes += len(item[1]) + _LINE_OVERHEAD_BYTES
         if num_bytes >= run_bytes:
-            yield sorted(run, key=lambda numbered: numbered[0])
+            run.sort(key=lambda numbered: numbered[0])
+            yield run
             run, num_bytes = [], 0
-    yield sorted(run, key=lambda numbered: numbered[0])
+    run.sort(key=lambda numbered: numbered[0])
+    yield run
 
 
 def _read(file: IO[bytes]) -> Iterator[Numbered]:

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from sglang_blend.console import counted
-from sglang_blend.job.records import Record, error_of, is_refusal
 from sglang_blend.location import Location, replace_small
 from sglang_blend.request import REFUSED, Answer, Failure, Rejection
+
+
+class Usage(NamedTuple):
+    """Tokens of one answer."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+    @classmethod
+    def of_body(cls, body: object) -> Usage | None:
+        """By the `usage` of a body, 0 for what it does not tell; None where that is no usage at all."""
+        usage = body.get("usage") if isinstance(body, dict) else None
+        usage = {} if usage is None else usage
+        details = (usage.get("prompt_tokens_details") if isinstance(usage, dict) else None) or {}
+        if not isinstance(usage, dict) or not isinstance(details, dict):
+            return None
+        counts = (usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens"))
+        return cls(*(count or 0 for count in counts)) if all(map(_is_count, counts)) else None
+
+
+def _is_count(value: object) -> bool:
+    return value is None or (isinstance(value, int) and value >= 0)
 
 
 @dataclass(kw_only=True)
@@ -41,20 +63,17 @@ class Tally:
         self.failed_by_code[str(code)] += 1
         self.num_unsettled += answer.status_code != REFUSED
 
-    def add_answer_record(self, record: Record) -> None:
-        """Count an answer of an earlier run by its record."""
-        body = record["response"].get("body")
-        usage = (body.get("usage") if isinstance(body, dict) else None) or {}
+    def add_earlier_answer(self, usage: Usage) -> None:
+        """Count an answer of an earlier run."""
         self.ok += 1
-        self.prompt_tokens += usage.get("prompt_tokens") or 0
-        self.cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        self.output_tokens += usage.get("completion_tokens") or 0
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.output_tokens += usage.output_tokens
 
-    def add_error_record(self, record: Record) -> None:
-        """Count a failed line of an earlier run by its record."""
-        code = error_of(record).get("code") or (record.get("response") or {}).get("status_code")
-        self.failed_by_code[str(code)] += 1
-        self.num_unsettled += not is_refusal(record)
+    def add_earlier_error(self, code: str, *, is_refusal: bool) -> None:
+        """Count a failed line of an earlier run."""
+        self.failed_by_code[code] += 1
+        self.num_unsettled += not is_refusal
 
     def add_failure(self, failure: Failure) -> None:
         """Count a request that got no answer."""
@@ -152,7 +171,11 @@ class Summary:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Summary:
-        """What `to_json` gave."""
+        """What `to_json` gave.
+
+        Raises:
+            TypeError: it is of another version, which had not all the fields.
+        """
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
