@@ -8,7 +8,7 @@ else changes.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _OURS = {"Engine": "sglang_blend.srt.engine", "Runtime": "sglang_blend.srt.runtime"}
 # `sglang.__all__` of 0.5.17 but for what is above; tests/srt/test_drop_in.py compares.
