@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,11 @@ import numpy as np
 import orjson
 
 from sglang_blend.config import JobConfig
+from sglang_blend.core import RequestTable
+from sglang_blend.engine.messages import Ask
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.summary import Summary
+from sglang_blend.plan.feed import WindowFeeder
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Prepared
 
 NUM_PREFIXES, PREFIX_LEN, OWN_LEN, VOCAB = 57, 150, 50, 128_000
@@ -35,7 +38,7 @@ PROMPT_CHARS, ANSWER_CHARS = 800, 300
 
 
 class FreeEngine:
-    """`job.engine.RunningEngine` that makes token ids up from the line number and answers at once."""
+    """`engine.protocol.Engine` that makes token ids up from the line number and answers at once."""
 
     num_restarts = num_retries = 0
 
@@ -71,14 +74,18 @@ class FreeEngine:
             own = np.arange(OWN_LEN, dtype=np.int32) * line.line_number % VOCAB
             yield line, Prepared(np.concatenate([prefix, own]), 64, False, "")
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer:
+    def feeder(self, table: RequestTable, window: int) -> WindowFeeder:
+        return WindowFeeder(lambda row, line, hints: self.answer(Ask(line, table.prompt(row), hints)), window)
+
+    def record(self) -> dict[str, Any]:
+        return {}
+
+    async def answer(self, ask: Ask) -> Answer:
         await asyncio.sleep(0)
-        usage = {"prompt_tokens": len(token_ids), "completion_tokens": 64}
+        usage = {"prompt_tokens": len(ask.token_ids), "completion_tokens": 64}
         choice = {"index": 0, "text": "x" * ANSWER_CHARS, "logprobs": None, "finish_reason": "stop"}
         body = {"object": "text_completion", "model": "none", "choices": [choice], "usage": usage}
-        return Answer(200, body, len(token_ids), 0, 64)
+        return Answer(200, body, len(ask.token_ids), 0, 64)
 
 
 def main() -> None:

@@ -70,8 +70,8 @@ def in_one_process(path: Path, engine_argv: list[str], answer: Any) -> None:
 
 
 def by_workers(path: Path, engine_argv: list[str], num_workers: int) -> dict[str, Any]:
-    from sglang_blend.processes.nursery import Nursery
-    from sglang_blend.processes.prepare_pool import PreparePool
+    from sglang_blend.engine.nursery import Nursery
+    from sglang_blend.engine.prepare_pool import PreparePool
 
     with tempfile.TemporaryDirectory() as tmp, Nursery(Path(tmp) / "log") as nursery:
         pool = PreparePool(nursery, engine_argv, num_workers=num_workers)

@@ -27,11 +27,12 @@ from sglang_blend.cluster.engine import ClusterEngine
 from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig
 from sglang_blend.console import log_to_stderr
-from sglang_blend.job.engine import RunningEngine
-from sglang_blend.job.feeding import WindowFeeder
+from sglang_blend.core import RequestTable
+from sglang_blend.engine.messages import Ask
+from sglang_blend.engine.protocol import Engine
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.job.spool import RequestSpool
-from sglang_blend.job.supervisor import SupervisorConfig
+from sglang_blend.plan.feed import WindowFeeder
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Prepared
 
 ANSWER_TOKENS = 64
@@ -70,23 +71,21 @@ class PacedEngine:
     async def flush_cache(self) -> bool:
         return True
 
-    def feeder(self, spool: RequestSpool, window: int) -> WindowFeeder:
-        return WindowFeeder(lambda row, line, hints: self.answer(line, spool.token_ids(row), hints), window)
+    def feeder(self, table: RequestTable, window: int) -> WindowFeeder:
+        return WindowFeeder(lambda row, line, hints: self.answer(Ask(line, table.prompt(row), hints)), window)
 
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared]]:
         return prepare_words(lines)
 
     def close(self) -> None: ...
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
         """Full batch: one request ends every `1 / rate` seconds."""
         async with self._running:
             self._next_end = max(self._next_end, time.monotonic()) + 1 / self._rate
             await asyncio.sleep(self._next_end - time.monotonic())
             text = "word " * ANSWER_TOKENS
-            return Answer(200, {"choices": [{"text": text}]}, len(token_ids), 0, ANSWER_TOKENS)
+            return Answer(200, {"choices": [{"text": text}]}, len(ask.token_ids), 0, ANSWER_TOKENS)
 
 
 class PacedWorker(ReplicaWorker):
@@ -120,7 +119,7 @@ def run(path: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
         file=folder / "batch.jsonl", output=folder / f"{path}.jsonl", overwrite=True, order="dfs"
     )
 
-    def start() -> RunningEngine:
+    def start() -> Engine:
         if path == "plain":
             return PacedEngine(args.rate, args.batch)
         argv = [str(args.rate), str(args.batch)]

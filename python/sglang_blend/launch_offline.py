@@ -15,12 +15,12 @@ from sglang_blend import fork
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, OVERLAP_MODES, JobConfig, resolve_files
 from sglang_blend.console import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr, say
+from sglang_blend.engine.protocol import Engine
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import BlendError, ConfigError
-from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.stop import Stop
-from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.machine import usable_cores
 from sglang_blend.report.at_end import make_report
 
@@ -123,7 +123,7 @@ def start_engine(
     *,
     stats_file: Path | None = None,
     cluster: ClusterConfig | None = None,
-) -> RunningEngine:
+) -> Engine:
     """Start the real engine, or several on Ray; on the demo model where no other is named.
 
     Args:
@@ -147,7 +147,7 @@ def start_engine(
     supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
     if cluster is not None:
         from sglang_blend.cluster.engine import ClusterEngine
-        from sglang_blend.processes.preparer import Preparer
+        from sglang_blend.engine.prepare_pool import Preparer
 
         return ClusterEngine(
             engine_argv,
@@ -157,9 +157,9 @@ def start_engine(
             supervision=supervision,
             parts_folder=parts_folder(files.output) if config.sharded_output else None,
         )
-    from sglang_blend.processes.engine import OfflineEngine
+    from sglang_blend.engine.local import LocalEngine
 
-    return OfflineEngine(
+    return LocalEngine(
         engine_argv,
         log=log,
         stats_file=stats_file,

@@ -32,6 +32,14 @@ class BatchLine(NamedTuple):
     body: dict[str, Any]
 
 
+def error_object(
+    code: str, message: str, *, param: str | None = None, status_code: int = REFUSED
+) -> dict[str, Any]:
+    """OpenAI's error object: of a request that was wrong, or, from status 500 on, of one that was not."""
+    kind = "invalid_request_error" if status_code < 500 else "server_error"
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
     """Why one line is refused: an OpenAI error object, and what is known of the line.
@@ -54,9 +62,9 @@ class Rejection:
         return self.code not in ("invalid_json_line", "line_too_long")
 
     @property
-    def error_type(self) -> str:
-        """OpenAI's `type` of the error object."""
-        return "invalid_request_error" if self.status_code < 500 else "server_error"
+    def error(self) -> dict[str, Any]:
+        """The error object."""
+        return error_object(self.code, self.message, param=self.param, status_code=self.status_code)
 
 
 class Prepared(NamedTuple):

@@ -26,9 +26,9 @@ from sglang_blend.cluster.engine import ClusterEngine
 from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import log_to_stderr
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import parts_folder
-from sglang_blend.job.supervisor import SupervisorConfig
 
 
 class WordWorker(ReplicaWorker):

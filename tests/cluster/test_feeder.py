@@ -14,8 +14,8 @@ from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
 from sglang_blend.core import RequestTable
 from sglang_blend.errors import EngineError
-from sglang_blend.job.feeding import Ask, Phase
-from sglang_blend.job.planning import JobPlan
+from sglang_blend.plan.feed import Phase, RunRow
+from sglang_blend.plan.job_plan import JobPlan
 from sglang_blend.request import BatchLine
 
 LINE = BatchLine(*[None] * len(BatchLine._fields))  # nobody looks at it here
@@ -50,8 +50,8 @@ class Run:
     async def main(self, meanwhile: Callable[[], None] = lambda: None) -> Counter[int]:
         done: Counter[int] = Counter()
 
-        async def run_one(row: int, ask: Ask) -> None:
-            answer = await ask(row, LINE, None)
+        async def run_one(row: int, run_row: RunRow) -> None:
+            answer = await run_row(row, LINE, None)
             assert answer is not None
             done[row] += 1
 
@@ -152,7 +152,7 @@ def test_an_error_of_the_job_ends_it() -> None:
     run = Run(50, 2)
 
     async def main() -> None:
-        async def run_one(row: int, ask: Ask) -> None:
+        async def run_one(row: int, run_row: RunRow) -> None:
             raise OSError("the disk is full")
 
         async with Fleet(2, run.start, max_restarts=3) as fleet:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from job.echo_engine import EchoEngine
+from sglang_blend.engine.messages import Ask
 from sglang_blend.request import Answer, BatchLine, Failure, Prepared, Rejection
 
 
@@ -18,11 +19,9 @@ class SlowWords(EchoEngine):
     async def server_info(self) -> list[dict[str, Any]]:
         return [{"blend": {"num_running": self._at_once, "num_waiting": 0}}]
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
+    async def answer(self, ask: Ask) -> Answer | Failure:
         await asyncio.sleep(0.02)
-        return await super().answer(line, token_ids, hints)
+        return await super().answer(ask)
 
 
 class WordPreparer:

@@ -1,18 +1,19 @@
 """An engine for tests of the job alone: splits prompts into words, answers with the last one.
 
-It stands where `job.engine.Engine` does, so that the job's bookkeeping is tested in milliseconds; what
+It stands where `engine.protocol.Engine` does, so that the job's bookkeeping is tested in milliseconds; what
 the real engine answers is tested in tests/srt.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from sglang_blend.core import RequestTable
+from sglang_blend.engine.messages import Ask
 from sglang_blend.errors import EngineError
-from sglang_blend.job.feeding import WindowFeeder
-from sglang_blend.job.spool import RequestSpool
+from sglang_blend.plan.feed import WindowFeeder
 from sglang_blend.request import (
     Answer,
     BatchLine,
@@ -83,12 +84,11 @@ class EchoEngine:
         ids = [self._words.setdefault(word, len(self._words)) for word in prompt.split()]
         return Prepared(ids, 8, False, line.body.get("lora_path", ""))
 
-    def feeder(self, spool: RequestSpool, window: int) -> WindowFeeder:
-        return WindowFeeder(lambda row, line, hints: self.answer(line, spool.token_ids(row), hints), window)
+    def feeder(self, table: RequestTable, window: int) -> WindowFeeder:
+        return WindowFeeder(lambda row, line, hints: self.answer(Ask(line, table.prompt(row), hints)), window)
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
+    async def answer(self, ask: Ask) -> Answer | Failure:
+        line = ask.line
         self.asked.append(line.custom_id)
         if self._dies_after is not None and len(self.asked) > self._dies_after:
             raise EngineError("the engine died")
@@ -103,4 +103,4 @@ class EchoEngine:
             return Answer(
                 400, {"error": {"code": "invalid_value", "message": "refused by the engine"}}, 0, 0, 0
             )
-        return Answer(200, {"echo": line.body["prompt"].split()[-1]}, len(token_ids), 1, 1)
+        return Answer(200, {"echo": line.body["prompt"].split()[-1]}, len(ask.token_ids), 1, 1)

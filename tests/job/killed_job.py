@@ -12,25 +12,24 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.engine.messages import Ask
 from sglang_blend.job.offline import OfflineJob
-from sglang_blend.request import Answer, BatchLine
+from sglang_blend.request import Answer, Failure
 
 
 class SlowEcho(EchoEngine):
     """Takes a while, so that most kills meet it at work."""
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int], hints: Any = None) -> Answer:
+    async def answer(self, ask: Ask) -> Answer | Failure:
         await asyncio.sleep(0.001)
-        return await super().answer(line, token_ids, hints)
+        return await super().answer(ask)
 
 
 def run(config: JobConfig) -> None:

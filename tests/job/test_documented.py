@@ -11,7 +11,7 @@ DOCS = (ROOT / "docs" / "input.md").read_text()
 NAMES = ("body_check", "fields", "input", "line_index")
 PACKAGE = ROOT / "python" / "sglang_blend"
 SOURCES = [PACKAGE / "job" / f"{name}.py" for name in NAMES]
-SOURCES += [PACKAGE / "srt" / "bodies.py", PACKAGE / "srt" / "token_ids.py"]
+SOURCES += [PACKAGE / "srt" / "bodies.py"]
 CODE = re.compile(
     r'"((?:invalid|missing|unknown|unsupported|duplicate|empty|integer|decimal|context|url|line)_[a-z_]+)"'
 )

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import pytest
 
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.engine.messages import Ask
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.plan_facts import preview, text_of_body
 from sglang_blend.job.run_record import RequestSample, without_secrets
-from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
+from sglang_blend.request import Answer, EngineFacts, Failure
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
@@ -30,11 +30,9 @@ class SlowEngine(EchoEngine):
     def facts(self) -> EngineFacts:
         return super().facts()._replace(model_config=LLAMA)
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
+    async def answer(self, ask: Ask) -> Answer | Failure:
         await asyncio.sleep(0.01)
-        return await super().answer(line, token_ids, hints)
+        return await super().answer(ask)
 
 
 def config_of(folder: Path, num_lines: int = 40) -> JobConfig:

@@ -270,13 +270,14 @@ def test_a_request_that_sglang_aborts_has_failed(engine: Any) -> None:
     Here the grammar ends before `min_tokens`, which forbids the end: no token is left, to sample from either
     (patch 0014).
     """
+    from sglang_blend.engine.messages import Ask
     from sglang_blend.srt.serving import Serving
 
     serving = Serving(engine.tokenizer_manager, engine.template_manager)
 
     async def answer_to(number: int, **params: Any) -> Any:
         line = BatchLine(1, 0, "a", "/v1/completions", {"prompt": "Hello", **params})
-        return await serving.answer(line, serving.prepare(line).token_ids, number)
+        return await serving.answer(Ask(line, serving.prepare(line).token_ids, number=number))
 
     async def both() -> Any:
         sampled = answer_to(1, temperature=1, max_tokens=12)

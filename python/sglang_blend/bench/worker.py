@@ -22,15 +22,15 @@ from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
 from sglang_blend.config import JobConfig, Reading
 from sglang_blend.console import log_to_stderr
 from sglang_blend.core.cost_model import IntArray
+from sglang_blend.engine.protocol import Engine
 from sglang_blend.errors import BlendError, EngineError, InputError
-from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.input import BatchFile
-from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.runner import run_planned
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
+from sglang_blend.plan.job_plan import JobPlan
 from sglang_blend.request import Answer, BatchLine, Failure, Prepared
 from sglang_blend.simulate.engine_config import SIMULATED_POLICIES
 
@@ -89,7 +89,7 @@ def run_all(config: WorkerConfig) -> dict[str, Any]:
 
 async def _run_contenders(
     batch: BatchFile,
-    engine: RunningEngine,
+    engine: Engine,
     prepared: list[tuple[BatchLine, Prepared]],
     contenders: list[Contender],
     config: WorkerConfig,
@@ -122,7 +122,7 @@ async def _run_contenders(
 
 
 async def _run(
-    batch: BatchFile, engine: RunningEngine, spool: RequestSpool, contender: Contender, config: WorkerConfig
+    batch: BatchFile, engine: Engine, spool: RequestSpool, contender: Contender, config: WorkerConfig
 ) -> tuple[dict[str, Any], int]:
     if not await engine.flush_cache():
         raise EngineError("the cache cannot be emptied while requests run.")
@@ -138,7 +138,8 @@ async def _run(
         await run_planned(
             batch, engine, spool, plan,
             results,  # type: ignore[arg-type]
-            progress, feeder=engine.feeder(spool, window), stop=Stop(), drain_timeout_s=0, send_hints=planned,
+            progress,
+            feeder=engine.feeder(plan.table, window), stop=Stop(), drain_timeout_s=0, send_hints=planned,
         )  # fmt: skip
     wall_s = time.monotonic() - start
     if not results.ok:
@@ -179,7 +180,7 @@ def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
     return plan.predict_as_it_turned_out() if known else None
 
 
-async def _totals(engine: RunningEngine) -> dict[str, float]:
+async def _totals(engine: Engine) -> dict[str, float]:
     state: dict[str, Any] = (await engine.server_info())[0]["blend"]
     totals: dict[str, float] = state["totals"] | state.get("radix_cache", {})
     totals |= {"slowest_policy_s": state["slowest_policy_s"], "cpu_s": state["cpu_s"]}

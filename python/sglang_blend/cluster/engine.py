@@ -1,4 +1,4 @@
-"""The engine of a job on replicas: `job.engine.RunningEngine` on Ray.
+"""The engine of a job on replicas: `engine.protocol.Engine` on Ray.
 
 Requests are prepared by the driver, while the replicas load their models; then the driver plans, cuts and
 feeds (`feeder`), and a `Fleet` keeps the replicas at their number.
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
@@ -20,10 +22,10 @@ from sglang_blend.cluster.part_writer import PART_INTERVAL_S, PartsTarget, next_
 from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
 from sglang_blend.cluster.worker import ReplicaWorker
+from sglang_blend.core import RequestTable
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import EngineError
 from sglang_blend.job.parts import new_run
-from sglang_blend.job.spool import RequestSpool
-from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.jsonl import BoundedLines
 from sglang_blend.location import Location
 from sglang_blend.request import BatchLine, EngineFacts, Prepared, Rejection
@@ -32,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class Preparing(Protocol):
-    """`processes.preparer.Preparer`, or what stands for it in a test."""
+    """`engine.prepare_pool.Preparer`, or what stands for it in a test."""
 
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
-        """See `job.engine.Engine`."""
+        """See `engine.protocol.Engine`."""
 
     def close(self) -> None:
         """End it; more than once does no harm."""
@@ -126,21 +128,21 @@ class ClusterEngine:
             file.close()
 
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
-        """See `job.engine.Engine`."""
+        """See `engine.protocol.Engine`."""
         return self._preparer.prepare(lines)
 
     def facts(self) -> EngineFacts:
         """Those of the first replica that was ready, and how many there are to be."""
         return self._facts
 
-    def feeder(self, spool: RequestSpool, window: int) -> ClusterFeeder:
-        """See `job.engine.Engine`."""
-        self._num_prompt_bytes = self._cluster.put_prompts(*spool.columns())
+    def feeder(self, table: RequestTable, window: int) -> ClusterFeeder:
+        """See `engine.protocol.Engine`."""
+        self._num_prompt_bytes = self._cluster.put_prompts(table.token_ids.view(np.ndarray), table.offsets)
         self._feeder = ClusterFeeder(self._fleet, window)
         return self._feeder
 
     def record(self) -> dict[str, Any]:
-        """See `job.engine.RunningEngine`."""
+        """See `engine.protocol.Engine`."""
         if self._feeder is None:
             return {}
         sent = sum(replica.num_sent_bytes for replica in self._replicas)
@@ -165,7 +167,7 @@ class ClusterEngine:
         return [state for of_replica in states for state in of_replica]
 
     async def flush_cache(self) -> bool:
-        """See `job.engine.Engine`."""
+        """See `engine.protocol.Engine`."""
         return all(await asyncio.gather(*(replica.flush_cache() for replica in self._ready())))
 
     def _ready(self) -> list[RayReplica]:

@@ -1,4 +1,4 @@
-"""Feeds a job to the replicas of a fleet: `job.feeding.Feeder`.
+"""Feeds a job to the replicas of a fleet: `plan.feed.Feeder`.
 
 Each place of the fleet has a part of the job and feeds it to whatever replica is there; when its part is
 done it takes from others. What a lost replica was at goes back to the queue, so every request is answered
@@ -21,15 +21,15 @@ from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.cluster.window import window_of
 from sglang_blend.cluster.work_queue import WorkQueue
 from sglang_blend.core.cost_model import FloatArray
-from sglang_blend.job.feeding import Ask, Phase
-from sglang_blend.job.planning import JobPlan, cost_of
+from sglang_blend.plan.feed import Phase, RunRow
+from sglang_blend.plan.job_plan import JobPlan, cost_of
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 30.0
 _MOST_TOLD = 16
 
-RunOne = Callable[[int, Ask], Awaitable[None]]
+RunOne = Callable[[int, RunRow], Awaitable[None]]
 
 
 @dataclass
@@ -100,7 +100,7 @@ class ClusterFeeder:
         is_stopping: Callable[[], bool],
         on_phase: Callable[[Phase], None],
     ) -> None:
-        """See `job.feeding.Feeder`."""
+        """See `plan.feed.Feeder`."""
         self._began = time.monotonic()
         if len(plan.sample):
             on_phase(Phase.SAMPLE)
@@ -109,9 +109,9 @@ class ClusterFeeder:
         queue = await asyncio.to_thread(self._plan, plan)
         on_phase(Phase.RUN)
 
-        async def run_renewed(row: int, ask: Ask) -> None:
+        async def run_renewed(row: int, run_row: RunRow) -> None:
             await self._renew(plan)
-            await run_one(row, ask)
+            await run_one(row, run_row)
 
         telling = asyncio.create_task(self._tell_progress())
         try:
@@ -120,7 +120,7 @@ class ClusterFeeder:
             telling.cancel()
 
     def wake(self) -> None:
-        """See `job.feeding.Feeder`."""
+        """See `plan.feed.Feeder`."""
         for place in self._places:
             place.changed.set()
 

@@ -16,12 +16,11 @@ from typing import Any, Protocol
 
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.console import counted
+from sglang_blend.engine.restarts import Restarts
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
-
-MAX_BACKOFF_S = 60.0
 
 
 class ReplicaLost(EngineError):
@@ -139,24 +138,17 @@ class Fleet:
 
     async def _keep(self, slot: int) -> None:
         """Start, wait for the loss, start again."""
-        num_fruitless = 0
+        restarts = Restarts(self._max_restarts, self._first_backoff_s)
+        wait_s: float | None = 0.0
         try:
-            while num_fruitless <= self._max_restarts:
-                if num_fruitless:
-                    await asyncio.sleep(min(self._first_backoff_s * 2 ** (num_fruitless - 1), MAX_BACKOFF_S))
+            while wait_s is not None:
+                await asyncio.sleep(wait_s)
                 replica = await self._try(slot)
-                num_fruitless += 1
-                if replica is None:
-                    continue
-                reason = await replica.lost()
-                if replica.num_answers:
-                    num_fruitless = 1
-                logger.warning("Replica %d is lost: %s. Starting another one.", slot, reason)
-                self._failures[slot] = ReplicaLost(reason)
-                self.num_restarts += 1
-                self._replicas[slot] = None
-                self._tell()
-                await replica.stop()
+                if replica is not None:
+                    await self._until_lost(slot, replica)
+                    if replica.num_answers:
+                        restarts.was_fruitful()
+                wait_s = restarts.next_wait_s()
             self._give_up(slot)
         except ConfigError as e:
             self._hopeless = e
@@ -165,6 +157,15 @@ class Fleet:
             self._hopeless = EngineError(f"replica {slot} cannot be started: {type(e).__name__}: {e}")
         finally:
             self._tell()
+
+    async def _until_lost(self, slot: int, replica: Replica) -> None:
+        reason = await replica.lost()
+        logger.warning("Replica %d is lost: %s. Starting another one.", slot, reason)
+        self._failures[slot] = ReplicaLost(reason)
+        self.num_restarts += 1
+        self._replicas[slot] = None
+        self._tell()
+        await replica.stop()
 
     async def _try(self, slot: int) -> Replica | None:
         try:

@@ -4,7 +4,7 @@
     plan.schedule, plan.parts, plan.work_s
 
 A job on a running cluster makes the same plan step by step, with what it learns on the way
-(`job.planning.JobPlan`).
+(`plan.job_plan.JobPlan`).
 """
 
 from __future__ import annotations

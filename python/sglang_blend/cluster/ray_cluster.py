@@ -24,9 +24,9 @@ from sglang_blend.cluster.part_writer import PartsTarget
 from sglang_blend.cluster.replica import reason_of
 from sglang_blend.cluster.resources import resources_of
 from sglang_blend.cluster.worker import ReplicaWorker
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.extras import require_extra
-from sglang_blend.job.supervisor import SupervisorConfig
 from sglang_blend.machine import usable_cores
 from sglang_blend.request import EngineFacts
 

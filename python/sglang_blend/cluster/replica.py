@@ -90,12 +90,12 @@ class RayReplica:
         return await asyncio.shield(self._lost)
 
     async def server_info(self) -> list[dict[str, Any]]:
-        """See `job.engine.Engine`; raises ReplicaLost."""
+        """See `engine.protocol.Engine`; raises ReplicaLost."""
         states: list[dict[str, Any]] = await self._ask(self._actor.server_info.remote())
         return states
 
     async def flush_cache(self) -> bool:
-        """See `job.engine.Engine`; raises ReplicaLost."""
+        """See `engine.protocol.Engine`; raises ReplicaLost."""
         return bool(await self._ask(self._actor.flush_cache.remote()))
 
     async def fetch_steps(self) -> None:

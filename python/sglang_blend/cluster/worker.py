@@ -22,11 +22,12 @@ from sglang_blend.cluster.part_writer import PartsTarget, PartWriter, Written
 from sglang_blend.cluster.window import ReplicaLoad
 from sglang_blend.console import log_to_stderr
 from sglang_blend.core.cost_model import IntArray
+from sglang_blend.engine.local import LocalEngine
+from sglang_blend.engine.messages import Ask
+from sglang_blend.engine.nursery import last_words
+from sglang_blend.engine.protocol import Engine
+from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import BlendError, EngineError, OutputError
-from sglang_blend.job.engine import RunningEngine
-from sglang_blend.job.supervisor import SupervisorConfig
-from sglang_blend.processes.engine import OfflineEngine
-from sglang_blend.processes.last_words import last_words
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
@@ -46,12 +47,10 @@ class Order(NamedTuple):
     hints: dict[str, Any] | None
 
 
-class AnsweringEngine(RunningEngine, Protocol):
-    """What a replica needs of its engine; `processes.engine.OfflineEngine` is the real one."""
+class AnsweringEngine(Engine, Protocol):
+    """What a replica needs of its engine; `engine.local.LocalEngine` is the real one."""
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
+    async def answer(self, ask: Ask) -> Answer | Failure:
         """Run one request to its end."""
 
 
@@ -122,7 +121,7 @@ class ReplicaWorker:
         argv: Sequence[str], log: Path, steps_file: Path, supervision: SupervisorConfig
     ) -> AnsweringEngine:
         """The engine that answers."""
-        return OfflineEngine(
+        return LocalEngine(
             argv, log=log, stats_file=steps_file, num_prepare_workers=0, supervision=supervision
         )
 
@@ -170,11 +169,11 @@ class ReplicaWorker:
         return pickle.dumps(report)
 
     async def server_info(self) -> list[dict[str, Any]]:
-        """See `job.engine.Engine`."""
+        """See `engine.protocol.Engine`."""
         return await self._engine.server_info()
 
     async def flush_cache(self) -> bool:
-        """See `job.engine.Engine`."""
+        """See `engine.protocol.Engine`."""
         return await self._engine.flush_cache()
 
     async def last_words(self) -> str:
@@ -200,7 +199,7 @@ class ReplicaWorker:
         self._num_at_work += 1
         ids = self._token_ids[self._offsets[order.row] : self._offsets[order.row + 1]]
         try:
-            answer = await self._engine.answer(order.line, ids.tolist(), order.hints)
+            answer = await self._engine.answer(Ask(order.line, ids, order.hints))
         except EngineError as e:
             self._report.error = EngineError(str(e))
             self._news.set()

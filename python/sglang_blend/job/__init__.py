@@ -11,8 +11,6 @@
     identity     which job results belong to; engine_flags: which flags count
     earlier      what earlier runs left; checkpoint: begin, go on, or be done
     spool        the accepted requests as columns, for the planner
-    engine       what a job needs of an engine, as a Protocol
-    supervisor   an engine that is started again when it dies or hangs; suspects: which request kills it
     stop         what SIGINT and SIGTERM mean
     runner       the steps: prepare, plan, feed in that order with a bounded window
     results      each line ends as one record, counted once
@@ -20,5 +18,5 @@
     progress     what is on screen meanwhile
     summary      what the job did, in numbers
 
-The engine is a Protocol (`engine.Engine`): nothing in this folder imports sglang, so it runs without a GPU.
+The engine is a Protocol (`engine.protocol`): nothing in this folder imports sglang, so it runs without a GPU.
 """

@@ -17,14 +17,13 @@ from typing import Any
 
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import counted
+from sglang_blend.engine.protocol import Engine
 from sglang_blend.errors import EngineError
 from sglang_blend.job.checkpoint import Checkpoint
-from sglang_blend.job.engine import RunningEngine
 from sglang_blend.job.engine_flags import refuse_flags
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import plan_facts, text_of_body
-from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.results import Results
@@ -34,6 +33,7 @@ from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import size_of
+from sglang_blend.plan.job_plan import JobPlan
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class OfflineJob:
         self._config = config
         self._engine_argv = engine_argv
         self._stop = stop or Stop()
-        self._engine: RunningEngine | None = None  # kept for its counters
+        self._engine: Engine | None = None  # kept for its counters
         self.files = resolve_files(config)
         self._tally = Tally()
         self._earlier = Tally()  # set by run
@@ -69,9 +69,7 @@ class OfflineJob:
         self._complete = False
         self.was_finished = False  # by an earlier run, so that this one did nothing; set by run
 
-    def run(
-        self, start_engine: Callable[[], RunningEngine], *, check: Callable[[], None] | None = None
-    ) -> Summary:
+    def run(self, start_engine: Callable[[], Engine], *, check: Callable[[], None] | None = None) -> Summary:
         """Run the job to its end, or until it is interrupted; go on where an earlier run of it stopped.
 
         Args:
@@ -131,7 +129,7 @@ class OfflineJob:
         batch: BatchFile,
         index: LineIndex,
         checkpoint: Checkpoint,
-        start_engine: Callable[[], RunningEngine],
+        start_engine: Callable[[], Engine],
     ) -> None:
         num_refused = len(index) - self._earlier.total - index.num_pending
         logger.info(
@@ -163,9 +161,7 @@ class OfflineJob:
         self._complete = True
         checkpoint.clean_up()
 
-    def _run_requests(
-        self, batch: BatchFile, engine: RunningEngine, index: LineIndex, results: Results
-    ) -> None:
+    def _run_requests(self, batch: BatchFile, engine: Engine, index: LineIndex, results: Results) -> None:
         with RequestSpool(self.files.work_dir) as spool:
             with self._timed("prepare"):
                 with Progress("tokenizing", index.num_pending) as progress:
@@ -178,7 +174,7 @@ class OfflineJob:
                 self._write_record(batch, engine, spool)
 
     async def _generate(
-        self, batch: BatchFile, engine: RunningEngine, spool: RequestSpool, results: Results
+        self, batch: BatchFile, engine: Engine, spool: RequestSpool, results: Results
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -197,10 +193,11 @@ class OfflineJob:
                 self._plan = plan
                 self._record = RunRecord(self.files.runs_file)
                 try:
+                    window = self._config.window_for(facts.max_running_requests)
                     with self._timed("generate"), Progress("planning", len(spool)) as progress:
                         await run_planned(
                             batch, engine, spool, plan, results, progress,
-                            feeder=engine.feeder(spool, self._config.window_for(facts.max_running_requests)),
+                            feeder=engine.feeder(plan.table, window),
                             stop=self._stop,
                             drain_timeout_s=self._config.drain_timeout,
                             record=self._record,
@@ -208,13 +205,13 @@ class OfflineJob:
                 finally:
                     await self._ask_schedulers(engine)
 
-    async def _ask_schedulers(self, engine: RunningEngine) -> None:
+    async def _ask_schedulers(self, engine: Engine) -> None:
         """Their totals, while they are there; the question also makes them write their last steps."""
         with contextlib.suppress(EngineError, TimeoutError):
             async with asyncio.timeout(LAST_QUESTION_S):
                 self._schedulers = [state.get("blend", {}) for state in await engine.server_info()]
 
-    def _write_record(self, batch: BatchFile, engine: RunningEngine, spool: RequestSpool) -> None:
+    def _write_record(self, batch: BatchFile, engine: Engine, spool: RequestSpool) -> None:
         """What the report needs of this run; nothing of one that ended before it had a plan."""
         plan, tally = self._plan, self._tally
         if self._record is None or plan is None or not plan.is_made:

@@ -10,7 +10,7 @@ from typing import Any
 from sglang_blend.core.overview import density_histogram, largest_prefixes
 from sglang_blend.core.request import Schedule, Side
 from sglang_blend.core.workload import Workload
-from sglang_blend.job.planning import JobPlan
+from sglang_blend.plan.job_plan import JobPlan
 
 MOST_PREFIXES = 250
 MOST_PREVIEWS = 30

@@ -30,13 +30,8 @@ def response_record(custom_id: str | None, status_code: int, body: Any) -> Recor
 
 def rejection_record(rejection: Rejection) -> Record:
     """An error line for a refused request; its message starts with the line number."""
-    error = {
-        "message": f"Line {rejection.line_number}: {rejection.message}",
-        "type": rejection.error_type,
-        "param": rejection.param,
-        "code": rejection.code,
-        "line": rejection.line_number,
-    }
+    number = rejection.line_number
+    error = rejection.error | {"message": f"Line {number}: {rejection.message}", "line": number}
     return response_record(rejection.custom_id, rejection.status_code, {"error": error})
 
 

@@ -14,15 +14,15 @@ import time
 from collections.abc import Iterable
 
 from sglang_blend.console import counted
-from sglang_blend.job.engine import Engine
-from sglang_blend.job.feeding import Ask, Feeder, Phase
+from sglang_blend.engine.protocol import Engine
 from sglang_blend.job.input import BatchFile
-from sglang_blend.job.planning import JobPlan
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Stop
+from sglang_blend.plan.feed import Feeder, Phase, RunRow
+from sglang_blend.plan.job_plan import JobPlan
 from sglang_blend.request import BatchLine, Failure, Rejection
 
 logger = logging.getLogger(__name__)
@@ -85,18 +85,18 @@ async def run_planned(
         limit.reschedule(loop.time() + drain_timeout_s)
         feeder.wake()
 
-    async def run_one(row: int, ask: Ask) -> None:
+    async def run_one(row: int, run_row: RunRow) -> None:
         nonlocal num_in_flight
         num_in_flight += 1
-        await answer_one(row, ask)
+        await answer_one(row, run_row)
         num_in_flight -= 1  # of those that are cancelled, the count is told below
 
-    async def answer_one(row: int, ask: Ask) -> None:
+    async def answer_one(row: int, run_row: RunRow) -> None:
         offset, number = spool.position(row)
         line = batch.line(offset, number)
         hints = plan.hints(row)
         submitted = time.monotonic()
-        answer = await ask(row, line, hints if takes_hints else None)
+        answer = await run_row(row, line, hints if takes_hints else None)
         if isinstance(answer, Failure):
             results.fail(line, answer)
             progress.add(work=plan.work(row))

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sglang_blend.core import RequestTable
-from sglang_blend.core.cost_model import IntArray
 from sglang_blend.job.source import discard, room_in, temporary_file
 from sglang_blend.request import BatchLine, Prepared
 
@@ -78,11 +76,6 @@ class RequestSpool:
             namespace=np.asarray(self._namespace, np.int32),
         )
 
-    def columns(self) -> tuple[np.ndarray[tuple[int], np.dtype[np.int32]], IntArray]:
-        """Token ids of all prompts one after the other, and where each begins; only after `table()`."""
-        assert self._token_ids is not None, "table() comes first"
-        return self._token_ids.view(np.ndarray), np.asarray(self._offsets, np.int64)
-
     def position(self, row: int) -> tuple[int, int]:
         """(byte offset, line number) of a request in the batch file."""
         return self._line_offset[row], self._line_number[row]
@@ -90,9 +83,3 @@ class RequestSpool:
     def max_new_tokens(self, row: int) -> int:
         """Cap on the output of a request, tokens."""
         return self._max_new_tokens[row]
-
-    def token_ids(self, row: int) -> Sequence[int]:
-        """Prompt of one request; only after `table()`."""
-        assert self._token_ids is not None, "table() comes first"
-        ids: list[int] = self._token_ids[self._offsets[row] : self._offsets[row + 1]].tolist()
-        return ids

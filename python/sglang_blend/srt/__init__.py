@@ -1,11 +1,30 @@
 """The only folder that imports sglang.
 
-platform  the CPU as a hardware platform (`cpu/` holds its parts)
-flags     command line -> ServerArgs
-bodies    request bodies -> SGLang's OpenAI request classes, errors in OpenAI's words
-serving   SGLang's OpenAI serving classes, called in process: prepare and answer
-nursery   the process that imports SGLang once and forks the others (`processes` is the job's side)
-child     what every forked process does first
-host      the process that owns the engine
-prepare_worker  a process that validates and tokenizes
+What the scheduler process runs:
+    plugin           what SGLang loads: registers the rest
+    policy           our schedule policies; scheduling_host: what `scheduling` asks of SGLang
+    prefill_adder    admission; queue_head: how SGLang's queue is put in order
+    radix_cache      eviction by demand
+    step_stats       what each step did
+    options          what the job tells it by the environment
+    overlap, sm_groups              how compute runs beside KV reads
+    attention_backend, cpu, cuda    attention that reads shared KV once
+    platform         the CPU as a hardware platform
+    engine_cost      what the model costs on this machine
+
+The other ends of the job's processes (`engine`):
+    children         imports SGLang once and forks the others
+    host             owns the engine; engine_facts: what planning needs to know of it
+    prepare_worker   validates and tokenizes; fast_tokenizer: without offsets
+    serving          SGLang's OpenAI serving classes, called in process; choices, media_ids: parts of it
+    bodies           errors in OpenAI's words
+    flags            command line -> ServerArgs
+
+`sglang_blend.Engine` and `Runtime`, drop-ins for SGLang's:
+    engine, runtime
+    request_list     a list of prompts taken apart; list_answers: its answers in planned order
+    loop_thread      an event loop for callers from anywhere
+    shield, end_processes           no signal for its processes but the last one
+
+    calibration      measures this machine, for `sglang-blend calibrate`
 """

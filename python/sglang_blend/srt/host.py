@@ -1,4 +1,4 @@
-"""The process that owns SGLang's engine: `processes.engine_run` is its parent's side.
+"""The process that owns SGLang's engine: `engine.run` is its parent's side.
 
 No HTTP: requests come over the job's socket and run through SGLang's serving classes in the event loop that
 SGLang's tokenizer manager uses. When one of SGLang's processes dies, all of them and this one are killed, and
@@ -8,7 +8,6 @@ the job sees the end of the socket.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -19,15 +18,26 @@ from typing import Any
 import orjson
 import sglang as sgl
 
+from sglang_blend.engine.messages import (
+    Accepted,
+    Answered,
+    Ask,
+    AskFlush,
+    AskState,
+    Message,
+    Progress,
+    Ready,
+    Refused,
+    Said,
+    pack,
+    read,
+    send,
+)
 from sglang_blend.errors import BlendError
-from sglang_blend.processes.messages import Message, pack, read, send, view_ids
-from sglang_blend.request import Answer, BatchLine
 from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.serving import Serving
-
-logger = logging.getLogger(__name__)
 
 # How often the job hears that the engine has produced something; it takes long silence for a hang.
 PROGRESS_INTERVAL_S = 1.0
@@ -45,12 +55,12 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
             replace(options, stats_file=stats_file).to_env(os.environ)
         args = server_args(argv)
     except BlendError as e:
-        send(sock, {"error": str(e), "kind": type(e).__name__})
+        send(sock, Refused(type(e).__name__, str(e)))
         return
-    send(sock, {"flags": "accepted"})
+    send(sock, Accepted())
     engine = sgl.Engine(server_args=args)
     facts = engine.loop.run_until_complete(engine_facts(engine))
-    send(sock, {"facts": facts._asdict()})
+    send(sock, Ready(facts))
     engine.loop.run_until_complete(_Host(engine).serve(sock))
 
 
@@ -85,24 +95,14 @@ class _Host:
         task.add_done_callback(self._tasks.discard)
 
     async def _reply(self, message: Message) -> None:
-        head, data = message
-        match head["ask"]:
-            case "answer":
-                said = (await self._answer(head, view_ids(data).tolist()))._asdict()
-            case "server_info":
-                said = orjson.loads(orjson.dumps(await self._manager.get_internal_state(), default=str))
-            case "flush_cache":
-                said = (await self._manager.flush_cache()).success
-        self._write({"id": head["id"], "said": said})
-
-    async def _answer(self, head: dict[str, Any], ids: list[int]) -> Answer:
-        try:
-            return await self._serving.answer(BatchLine(**head["line"]), ids, head["id"], head["hints"])
-        except Exception as e:
-            # What SGLang's own error handling does not cover costs this request and no other.
-            logger.exception("request %s failed", head["line"]["custom_id"])
-            error = {"message": f"{type(e).__name__}: {e}", "type": "server_error", "param": None}
-            return Answer(500, {"error": {**error, "code": "server_error"}}, 0, 0, 0)
+        match message:
+            case Ask():
+                self._write(Answered(message.number, await self._serving.answer(message)))
+            case AskState():
+                state = orjson.loads(orjson.dumps(await self._manager.get_internal_state(), default=str))
+                self._write(Said(message.number, state))
+            case AskFlush():
+                self._write(Said(message.number, (await self._manager.flush_cache()).success))
 
     async def _tell_progress(self) -> None:
         told = None
@@ -111,7 +111,7 @@ class _Host:
             received = self._manager.last_receive_tstamp
             if received != told:
                 told = received
-                self._write({"progress": True})
+                self._write(Progress())
 
-    def _write(self, head: dict[str, Any]) -> None:
-        self._writer.write(pack(head))
+    def _write(self, message: Message) -> None:
+        self._writer.write(pack(message))

@@ -21,10 +21,11 @@ from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from tqdm import tqdm
 
 from sglang_blend.config import default_window
-from sglang_blend.job.feeding import feed, feed_planned
-from sglang_blend.job.planning import JobPlan
-from sglang_blend.request import EngineFacts
+from sglang_blend.plan.feed import run_plan, run_rows
+from sglang_blend.plan.job_plan import JobPlan
+from sglang_blend.request import REFUSED, EngineFacts
 from sglang_blend.scheduling.hints import with_hints
+from sglang_blend.srt.bodies import error_from_message
 from sglang_blend.srt.request_list import RequestList, can_plan, read_list
 
 # The scheduler orders fewer prompts by itself as well as a plan would.
@@ -131,7 +132,7 @@ class _ListRun:
         rows = self._requests.sound
         free = asyncio.Semaphore(self._options.window or default_window(self._facts.max_running_requests))
         if not planned or not rows:
-            await feed(rows, lambda row: self._run_one(row, on_answer), free)
+            await run_rows(rows, lambda row: self._run_one(row, on_answer), free)
             return
         table = self._requests.table(rows, self._manager.context_len)
         plan = await asyncio.to_thread(JobPlan, table, self._facts, order=self._options.order)
@@ -142,7 +143,7 @@ class _ListRun:
             if "error" not in answer:
                 plan.observe(number, answer["meta_info"]["completion_tokens"])
 
-        await feed_planned(plan, run_planned, free)
+        await run_plan(plan, run_planned, free)
 
     def _give_hints(self, row: int, hints: dict[str, Any] | None) -> None:
         if hints is not None:
@@ -170,12 +171,5 @@ class _ListRun:
 def error_answer(rid: str | None, error: Exception) -> Answer:
     """What stands in the place of an answer: OpenAI's error object, and no text."""
     message = str(error.detail) if isinstance(error, HTTPException) else str(error) or type(error).__name__
-    is_their_fault = isinstance(error, ValueError | TypeError)
-    code = "server_error"
-    if is_their_fault:
-        code = "context_length_exceeded" if "context length" in message else "invalid_value"
-    kind = "invalid_request_error" if is_their_fault else "server_error"
-    return {
-        "error": {"message": message, "type": kind, "param": None, "code": code},
-        "meta_info": {"id": rid},
-    }
+    status_code = REFUSED if isinstance(error, ValueError | TypeError) else 500
+    return {"error": error_from_message(status_code, message), "meta_info": {"id": rid}}

@@ -2,7 +2,7 @@
 
     serving = Serving(tokenizer_manager, template_manager)
     prepared = serving.prepare(line)                       # chat template, tokens, validation
-    answer = await serving.answer(line, token_ids, 17)     # needs a running scheduler
+    answer = await serving.answer(Ask(line, token_ids))    # needs a running scheduler
 
 Chat templates, tools, response_format, logprobs, stop and the reasoning and tool parsers are SGLang's.
 The prepare workers use `prepare` with a tokenizer manager that has no scheduler (`tokenizer_manager_alone`).
@@ -30,19 +30,21 @@ from sglang.srt.parser.template_detection import resolve_auto_parsers
 from sglang.srt.parser.template_manager import TemplateManager
 from sglang.srt.server_args import ServerArgs
 
+from sglang_blend.engine.messages import Ask
 from sglang_blend.errors import ConfigError
 from sglang_blend.request import Answer, BatchLine, Prepared, Rejection
 from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.bodies import (
     ABORTED,
-    error_body,
+    error_answer,
+    error_from_response,
+    refused_token_id,
     rejection,
     rejection_from_message,
     rejection_from_validation,
 )
 from sglang_blend.srt.choices import merge_choices, request_rid
 from sglang_blend.srt.media_ids import with_media_ids
-from sglang_blend.srt.token_ids import unknown_token_id
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Serving:
             return rejection(line, "url_mismatch", f"url is {line.url}, but the model {kind}.", param="url")
         try:
             request = endpoint.request_class.model_validate(line.body)
-            unknown = unknown_token_id(line, self._manager.model_config.vocab_size)
+            unknown = refused_token_id(line, self._manager.model_config.vocab_size)
             if unknown:
                 return unknown
             reason = endpoint.serving._validate_request(request)
@@ -129,34 +131,34 @@ class Serving:
         special_tokens = getattr(self._manager.mm_processor, "mm_tokens", None)
         return self._prepared(adapted, with_media_ids(token_ids, adapted, special_tokens))
 
-    async def answer(
-        self,
-        line: BatchLine,
-        token_ids: Sequence[int],
-        number: int,
-        hints: dict[str, Any] | None = None,
-    ) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
         """Run one request to its end; with n > 1 as n requests at once, merged.
 
         Args:
-            line: a line that `prepare` accepted.
-            token_ids: what `prepare` returned for it.
-            number: of the request in this run of the engine; its rid is made from it. All rids are equally
-                long, because SGLang aborts every request whose rid starts with the given one.
-            hints: what the plan says about the request; the scheduler finds it in `custom_params`.
+            ask: of a line that `prepare` accepted, with the token ids that it returned. Its number makes the
+                rid; all rids are equally long, because SGLang aborts every request whose rid starts with the
+                given one. The scheduler finds its hints in `custom_params`.
         """
-        endpoint = self._endpoints[line.url]
-        request = self._with_token_ids(endpoint.request_class.model_validate(line.body), token_ids)
+        try:
+            return await self._answer(ask)
+        except Exception as e:
+            # What SGLang's own error handling does not cover costs this request and no other.
+            logger.exception("request %s failed", ask.line.custom_id)
+            return error_answer(500, f"{type(e).__name__}: {e}")
+
+    async def _answer(self, ask: Ask) -> Answer:
+        endpoint = self._endpoints[ask.line.url]
+        request = self._with_token_ids(endpoint.request_class.model_validate(ask.line.body), ask.token_ids)
         if not isinstance(request, EmbeddingRequest):
-            request.custom_params = with_hints(request.custom_params, hints)
-        copies = self._one_choice_each(request, number)
+            request.custom_params = with_hints(request.custom_params, ask.hints)
+        copies = self._one_choice_each(request, ask.number)
         results = await asyncio.gather(*(endpoint.serving.handle_request(copy, None) for copy in copies))
         for result in results:
             if isinstance(result, Response):
-                return Answer(result.status_code, error_body(result), 0, 0, 0)
+                return error_from_response(result)
         bodies = [r.model_dump(mode="json") for r in results]
         if any(choice["finish_reason"] == "abort" for body in bodies for choice in body.get("choices", ())):
-            return Answer(500, ABORTED, 0, 0, 0)
+            return error_answer(500, ABORTED)
         return self._answer_200(request, merge_choices(bodies))
 
     def _one_choice_each(self, request: Any, number: int) -> list[Any]:

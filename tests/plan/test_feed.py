@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from sglang_blend.job.feeding import feed_planned
+from sglang_blend.plan.feed import run_plan
 
 
 def test_a_job_that_is_stopped_while_it_samples_makes_no_plan() -> None:
@@ -16,6 +16,6 @@ def test_a_job_that_is_stopped_while_it_samples_makes_no_plan() -> None:
         started.append(row)
 
     plan = SimpleNamespace(sample=np.arange(4), make=lambda: started.append(-1))
-    asyncio.run(feed_planned(plan, run_one, asyncio.Semaphore(1), lambda: len(started) > 1))
+    asyncio.run(run_plan(plan, run_one, asyncio.Semaphore(1), lambda: len(started) > 1))
     assert -1 not in started
     assert len(started) < 4

@@ -8,7 +8,12 @@ import pytest
 from sglang_blend.core import RequestTable
 from sglang_blend.core.request import Side
 from sglang_blend.cost.shape_registry import CONFIGS
-from sglang_blend.job.planning import LEAST_TO_SAMPLE, JobPlan, cost_of, engine_of
+from sglang_blend.plan.job_plan import (
+    LEAST_TO_SAMPLE,
+    JobPlan,
+    cost_of,
+    engine_of,
+)
 from sglang_blend.request import EngineFacts
 from sglang_blend.scheduling.hints import HINTS_KEY, read_hints
 from sglang_blend.simulate.predict import MakespanPredictor

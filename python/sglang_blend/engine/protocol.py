@@ -1,17 +1,17 @@
-"""What a job needs of an engine. `sglang_blend.processes.engine` is the real one."""
+"""What a job needs of an engine that was started: `local` is the one on this machine, `cluster` has many."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-from sglang_blend.job.feeding import Feeder
-from sglang_blend.job.spool import RequestSpool
+from sglang_blend.core import RequestTable
+from sglang_blend.plan.feed import Feeder
 from sglang_blend.request import BatchLine, EngineFacts, Prepared, Rejection
 
 
 class Engine(Protocol):
-    """Prepares and answers requests."""
+    """Prepares and answers requests; a context manager, whose end leaves nothing running."""
 
     def facts(self) -> EngineFacts:
         """What planning needs to know; once the engine is ready."""
@@ -19,11 +19,11 @@ class Engine(Protocol):
     def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
         """Check each body and tokenize it, without running it; in the order of `lines`."""
 
-    def feeder(self, spool: RequestSpool, window: int) -> Feeder:
+    def feeder(self, table: RequestTable, window: int) -> Feeder:
         """Hands requests to it; once the engine is ready.
 
         Args:
-            spool: the prompts, by row.
+            table: the prompts, by row.
             window: requests that an engine holds at a time.
         """
 
@@ -41,10 +41,6 @@ class Engine(Protocol):
             EngineError: the engine is not running.
         """
 
-
-class RunningEngine(Engine, Protocol):
-    """An engine that was started: a context manager that stops it."""
-
     @property
     def num_restarts(self) -> int:
         """How often it died and was started again."""
@@ -56,11 +52,11 @@ class RunningEngine(Engine, Protocol):
     def record(self) -> dict[str, Any]:
         """What else there is to say of it in the record of a run, as JSON values."""
 
-    def __enter__(self) -> RunningEngine: ...
+    def __enter__(self) -> Engine: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
-    async def __aenter__(self) -> RunningEngine:
+    async def __aenter__(self) -> Engine:
         """Wait until it can answer; what feeds it stands inside.
 
         Raises:

@@ -10,11 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from sglang_blend.processes.last_words import last_words
-from sglang_blend.processes.messages import pack_ids, receive, send
-from sglang_blend.processes.nursery import Child
+from sglang_blend.engine.messages import (
+    Accepted,
+    Lines,
+    Refused,
+    Results,
+    StartWorker,
+    receive,
+    send,
+    unpack_line,
+)
+from sglang_blend.engine.nursery import Child, last_words
+from sglang_blend.request import Prepared, Rejection
 
 
 class WordNursery:
@@ -26,13 +34,12 @@ class WordNursery:
         self.num_started = 0
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
-    def start(self, role: str, options: dict[str, Any]) -> Child:
-        assert role == "prepare"
+    def start(self, message: StartWorker) -> Child:
         self.num_started += 1
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), *options["argv"]],
+                [sys.executable, __file__, str(theirs.fileno()), *message.argv],
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
@@ -54,13 +61,13 @@ class WordNursery:
 
 def work(sock: socket.socket, argv: list[str]) -> None:
     if argv == ["--bad-flag"]:
-        send(sock, {"error": "no such flag", "kind": "ConfigError"})
+        send(sock, Refused("ConfigError", "no such flag"))
         return
-    send(sock, {"ready": True})
-    while (message := receive(sock)) is not None:
-        results, ids = [], []
-        for line in message.head["lines"]:
-            prompt = line["body"]["prompt"]
+    send(sock, Accepted())
+    while isinstance(message := receive(sock), Lines):
+        results: list[Prepared | Rejection] = []
+        for line in map(unpack_line, message.lines):
+            prompt = line.body["prompt"]
             if prompt == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if prompt.startswith("die once "):
@@ -70,11 +77,10 @@ def work(sock: socket.socket, argv: list[str]) -> None:
             if prompt == "hang":
                 time.sleep(1000)
             if prompt == "refuse":
-                results.append({"code": "invalid_value", "message": "no", "line_number": line["line_number"]})
+                results.append(Rejection(code="invalid_value", message="no", line_number=line.line_number))
                 continue
-            ids.append([len(word) for word in prompt.split()])
-            results.append([len(ids[-1]), 8, False, ""])
-        send(sock, {"results": results}, pack_ids(ids))
+            results.append(Prepared([len(word) for word in prompt.split()], 8, False, ""))
+        send(sock, Results(results))
 
 
 if __name__ == "__main__":

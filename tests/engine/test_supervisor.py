@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from sglang_blend.engine.messages import Ask
+from sglang_blend.engine.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.errors import EngineDied, EngineError
-from sglang_blend.job.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
 FAST = SupervisorConfig(
@@ -62,7 +63,8 @@ class FragileRun:
         self._dead.set()
         return EngineDied("the engine died (killed by SIGKILL)", from_outside=self._from_outside)
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
+        line = ask.line
         self.asked.append(line.custom_id)
         if line.custom_id.startswith("hang"):
             self._hangs, self._at = True, time.monotonic()
@@ -75,7 +77,7 @@ class FragileRun:
         dying.cancel()
         if self._dead.is_set():
             raise EngineDied("the engine died")
-        return Answer(200, {"id": line.custom_id}, len(token_ids), 0, 1)
+        return Answer(200, {"id": line.custom_id}, len(ask.token_ids), 0, 1)
 
     async def server_info(self) -> list[dict[str, Any]]:
         return [{"up": True}]
@@ -112,7 +114,7 @@ def supervised(
 
 
 async def ask_all(engine: Supervisor, names: Sequence[str]) -> dict[str, Answer | Failure]:
-    answers = await asyncio.gather(*(engine.answer(line(name), [1, 2]) for name in names))
+    answers = await asyncio.gather(*(engine.answer(Ask(line(name), [1, 2])) for name in names))
     return dict(zip(names, answers, strict=True))
 
 
@@ -159,9 +161,9 @@ def test_a_request_at_which_the_engine_hangs_fails_like_one_that_kills_it() -> N
 
 def test_an_idle_engine_does_not_hang() -> None:
     async def job(engine: Supervisor) -> Answer | Failure:
-        await engine.answer(line("a"), [1])
+        await engine.answer(Ask(line("a"), [1]))
         await asyncio.sleep(3 * FAST.hang_timeout_s)
-        return await engine.answer(line("b"), [1])
+        return await engine.answer(Ask(line("b"), [1]))
 
     answer, engine = supervised(Runs(), job)
     assert answer.status_code == 200
@@ -210,7 +212,7 @@ def test_restarts_are_counted_anew_after_progress() -> None:
     runs = Runs(lambda number: FragileRun(dies_after=3))
 
     async def one_by_one(engine: Supervisor) -> dict[str, Answer | Failure]:
-        return {name: await engine.answer(line(name), [1]) for name in (f"r{i}" for i in range(20))}
+        return {name: await engine.answer(Ask(line(name), [1])) for name in (f"r{i}" for i in range(20))}
 
     answers, engine = supervised(runs, one_by_one)
     assert set(codes(answers).values()) == {200}
@@ -235,10 +237,10 @@ def test_the_state_of_the_engine_can_be_asked_for() -> None:
 
 def test_cancelling_a_request_lets_the_engine_live() -> None:
     async def job(engine: Supervisor) -> Answer | Failure:
-        slow = asyncio.create_task(engine.answer(line("a"), [1]))
+        slow = asyncio.create_task(engine.answer(Ask(line("a"), [1])))
         await asyncio.sleep(0)
         slow.cancel()
-        return await engine.answer(line("b"), [1])
+        return await engine.answer(Ask(line("b"), [1]))
 
     answer, engine = supervised(Runs(), job)
     assert answer.status_code == 200

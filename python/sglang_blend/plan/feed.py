@@ -1,4 +1,4 @@
-"""Feeds requests to an engine in a given order, a bounded number of them at a time.
+"""Feeds a job to an engine in planned order, a bounded number of requests at a time.
 
 `Feeder` is what a job needs of this; `WindowFeeder` feeds one engine, `cluster.feeder` many.
 """
@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
-from sglang_blend.job.planning import JobPlan
+from sglang_blend.plan.job_plan import JobPlan
 from sglang_blend.request import Answer, BatchLine, Failure
 
-# Asks an engine for the answer to a row of the plan: its line, and what it carries to the scheduler.
-Ask = Callable[[int, BatchLine, dict[str, Any] | None], Awaitable[Answer | Failure]]
+# Runs a row of the plan: its line, and what it carries to the scheduler.
+RunRow = Callable[[int, BatchLine, dict[str, Any] | None], Awaitable[Answer | Failure]]
 
 
 class Phase(Enum):
@@ -31,14 +31,14 @@ class Feeder(Protocol):
     async def feed(
         self,
         plan: JobPlan,
-        run_one: Callable[[int, Ask], Awaitable[None]],
+        run_one: Callable[[int, RunRow], Awaitable[None]],
         is_stopping: Callable[[], bool],
         on_phase: Callable[[Phase], None],
     ) -> None:
         """Run the plan's sample, make the plan, run the rest; returns when all that were started have ended.
 
         Args:
-            run_one: gets a row of the plan and whom to ask.
+            run_one: gets a row of the plan, and what runs it.
             is_stopping: no more are started once it is true.
             on_phase: told when a phase begins.
 
@@ -53,19 +53,19 @@ class Feeder(Protocol):
 class WindowFeeder:
     """A `Feeder` of one engine, which holds at most `window` requests at a time."""
 
-    def __init__(self, ask: Ask, window: int) -> None:
-        self._ask = ask
+    def __init__(self, run_row: RunRow, window: int) -> None:
+        self._run_row = run_row
         self._free = asyncio.Semaphore(window)
 
     async def feed(
         self,
         plan: JobPlan,
-        run_one: Callable[[int, Ask], Awaitable[None]],
+        run_one: Callable[[int, RunRow], Awaitable[None]],
         is_stopping: Callable[[], bool],
         on_phase: Callable[[Phase], None],
     ) -> None:
         """See `Feeder`."""
-        await feed_planned(plan, lambda row: run_one(row, self._ask), self._free, is_stopping, on_phase)
+        await run_plan(plan, lambda row: run_one(row, self._run_row), self._free, is_stopping, on_phase)
 
     def wake(self) -> None:
         """See `Feeder`."""
@@ -80,7 +80,7 @@ def _nobody(phase: Phase) -> None:
     pass
 
 
-async def feed_planned(
+async def run_plan(
     plan: JobPlan,
     run_one: Callable[[int], Awaitable[None]],
     free: asyncio.Semaphore,
@@ -98,7 +98,7 @@ async def feed_planned(
     sampled = plan.sample.tolist()
     if sampled:
         on_phase(Phase.SAMPLE)
-        await feed(sampled, run_one, free, is_stopping)
+        await run_rows(sampled, run_one, free, is_stopping)
         if is_stopping():
             return
     on_phase(Phase.PLAN)
@@ -111,14 +111,14 @@ async def feed_planned(
         if plan.wants_renewal:
             await asyncio.to_thread(plan.renew)
 
-    await feed(rest, run_one, free, is_stopping, before_each=renew)
+    await run_rows(rest, run_one, free, is_stopping, before_each=renew)
 
 
 async def _nothing() -> None:
     pass
 
 
-async def feed(
+async def run_rows(
     rows: Sequence[int],
     run_one: Callable[[int], Awaitable[None]],
     free: asyncio.Semaphore,

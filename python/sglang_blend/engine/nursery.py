@@ -2,7 +2,7 @@
 itself, so that a worker is there in milliseconds and shares the memory of the imported modules.
 
     with Nursery(log) as nursery:
-        child = nursery.start("prepare", {...})     # its socket is child.sock
+        child = nursery.start(StartWorker(argv))    # its socket is child.sock
         ...
         nursery.end(child)                          # "exit code 1", "killed by SIGKILL"
 
@@ -14,25 +14,45 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
-import orjson
+from sglang_blend.engine.messages import (
+    AwaitEnd,
+    Ended,
+    Imported,
+    Message,
+    Started,
+    StartHost,
+    StartWorker,
+    pack,
+    unpack,
+)
+from sglang_blend.errors import ConfigError, EngineError
 
-from sglang_blend.errors import EngineError
-from sglang_blend.processes.last_words import last_words
+M = TypeVar("M", bound=Message)
 
 # What `Nursery.end` says of a child that died of SIGKILL, from whomever.
 KILLED = "killed by SIGKILL"
-_MODULE = "sglang_blend.srt.nursery"
+_MODULE = "sglang_blend.srt.children"
 _MAX_MESSAGE_BYTES = 1 << 16
 _SEPARATOR = "---- started again at {} ----\n"
+# Of the log, what is looked at and told when a process has died.
+_READ_BYTES = 1 << 16
+_NUM_LINES = 4
+_LINE_LEN = 300
+# The last line of a traceback, with or without the module's name.
+_EXCEPTION = re.compile(r"^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Interrupt|Exit)\b(: |$)")
+# How SGLang's watchdog tells of a process that died; -9 is SIGKILL.
+_EXIT_CODE = re.compile(r"crashed with exit code (?!-9\b)")
 
 
 class Child(NamedTuple):
@@ -75,7 +95,7 @@ class Nursery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", _MODULE, "nursery", str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log_file,
                 stderr=self._log_file,
@@ -90,20 +110,19 @@ class Nursery:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def start(self, role: str, options: dict[str, Any]) -> Child:
+    def start(self, message: StartHost | StartWorker) -> Child:
         """Start a process; waits for SGLang's import where that is not over.
 
         Raises:
             EngineError: the nursery is dead.
         """
         if self.forks is None:
-            self.forks = self._receive()["forks"]
+            self.forks = self._receive(Imported).forks
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                message = orjson.dumps({"role": role, "options": options})
-                socket.send_fds(self._control, [message], [theirs.fileno()])
-            child = Child(self._receive()["pid"], ours)
+                socket.send_fds(self._control, [pack(message)], [theirs.fileno()])
+            child = Child(self._receive(Started).pid, ours)
         except BaseException as e:
             ours.close()
             if isinstance(e, ConnectionError):
@@ -127,8 +146,8 @@ class Nursery:
         child.sock.close()
         del self._children[child.pid]
         try:
-            self._control.send(orjson.dumps({"wait": child.pid}))
-            return _ending(self._receive()["exit_code"])
+            self._control.send(pack(AwaitEnd(child.pid)))
+            return _ending(self._receive(Ended).exit_code)
         except (ConnectionError, EngineError):
             return "the process that started it died"
 
@@ -137,7 +156,7 @@ class Nursery:
         return self.log.stat().st_size
 
     def last_words(self) -> str:
-        """The end of what was said since this nursery was started; see `processes.last_words`."""
+        """The end of what was said since this nursery was started; see the function."""
         return last_words(self.log, self.log_from)
 
     @property
@@ -164,23 +183,30 @@ class Nursery:
             if not self.log.stat().st_size:
                 self.log.unlink()
 
-    def close_and_forget(self) -> None:
-        """As `close`, and the log is as if nothing had been started."""
-        self.close()
-        with contextlib.suppress(OSError):
-            os.truncate(self.log, self.log_from)
-            if not self.log_from:
-                self.log.unlink()
-
-    def _receive(self) -> dict[str, Any]:
+    @contextlib.contextmanager
+    def closed_by_errors(self) -> Iterator[None]:
+        """An error inside closes it. Of refused flags nothing stays in the log: the error says it all."""
         try:
-            message = self._control.recv(_MAX_MESSAGE_BYTES)
+            yield
+        except BaseException as e:
+            self.close()
+            if isinstance(e, ConfigError):
+                with contextlib.suppress(OSError):
+                    os.truncate(self.log, self.log_from)
+                    if not self.log_from:
+                        self.log.unlink()
+            raise
+
+    def _receive(self, kind: type[M]) -> M:
+        try:
+            frame = self._control.recv(_MAX_MESSAGE_BYTES)
         except ConnectionError as e:
             raise self._dead() from e
-        if not message:
+        if not frame:
             raise self._dead()
-        received: dict[str, Any] = orjson.loads(message)
-        return received
+        message = unpack(frame)
+        assert isinstance(message, kind), f"{message} is no {kind.__name__}"
+        return message
 
     def _dead(self) -> EngineError:
         ending = _ending(self._process.wait())
@@ -196,3 +222,36 @@ def _ending(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exit code {exit_code}"
     return f"killed by {signal.Signals(-exit_code).name}"
+
+
+def last_words(log: Path, since: int = 0) -> str:
+    """`: RuntimeError: ...; all of it is in LOG.` - the last exception in the log, else its last lines.
+
+    SGLang goes on talking after the exception that ends it, so the end of the log alone would say little.
+
+    Args:
+        since: look only at what comes after so many bytes.
+    """
+    where, lines = f"all of it is in {log}.", _last_lines(log, since)
+    exceptions = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
+    if exceptions:
+        line, *rest = lines[exceptions[-1] :]
+        if line.rstrip().endswith(":") and rest:  # its words begin on a line of their own
+            line = f"{line.rstrip()} {rest[0].strip()}"
+        return f": {line[:_LINE_LEN]}; {where}"
+    if not lines:
+        return f" without a word; {where}"
+    words = "".join(f"\n    {line[:_LINE_LEN]}" for line in lines[-_NUM_LINES:])
+    return f"; its last words:{words}\n{where}"
+
+
+def tells_a_reason(log: Path, since: int = 0) -> bool:
+    """Whether the log has an exception, or a process that died of anything but SIGKILL."""
+    return any(_EXCEPTION.match(line) or _EXIT_CODE.search(line) for line in _last_lines(log, since))
+
+
+def _last_lines(log: Path, since: int) -> list[str]:
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(since, end - _READ_BYTES))
+        return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sglang_blend.job.suspects import GROUP_SIZE, Suspects
+from sglang_blend.engine.suspects import GROUP_SIZE, Suspects
 
 
 def hunt(

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from sglang_blend.demo_model import demo_model_path
+from sglang_blend.engine import nursery as nursery_module
+from sglang_blend.engine.local import LocalEngine
+from sglang_blend.engine.messages import Accepted, StartWorker, receive
+from sglang_blend.engine.nursery import Child, Nursery
+from sglang_blend.engine.prepare_pool import PreparePool
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.processes import nursery as nursery_module
-from sglang_blend.processes.engine import OfflineEngine
-from sglang_blend.processes.messages import receive
-from sglang_blend.processes.nursery import Child, Nursery
-from sglang_blend.processes.prepare_pool import PreparePool
 from sglang_blend.request import BatchLine
 
 engine = pytest.mark.engine
@@ -45,10 +45,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 
 def start_worker(nursery: Nursery) -> Child:
-    child = nursery.start("prepare", {"argv": ["--model-path", str(demo_model_path())]})
-    message = receive(child.sock)
-    assert message is not None
-    assert message.head == {"ready": True}
+    child = nursery.start(StartWorker(["--model-path", str(demo_model_path())]))
+    assert receive(child.sock) == Accepted()
     return child
 
 
@@ -94,7 +92,7 @@ def test_a_nursery_that_was_killed_is_started_again(nursery: Nursery) -> None:
     os.kill(nursery._process.pid, signal.SIGKILL)
     nursery._process.wait()
     with pytest.raises(EngineError, match="killed by SIGKILL"):
-        nursery.start("prepare", {})
+        nursery.start(StartWorker([]))
     nursery.revive()
     assert gone_within([child.pid], 5)
     nursery.end(start_worker(nursery))
@@ -105,7 +103,7 @@ def test_children_are_started_afresh_where_forking_is_not_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after an import that leaves threads behind."""
-    monkeypatch.setattr(nursery_module, "_MODULE", "processes.unforkable_nursery")
+    monkeypatch.setattr(nursery_module, "_MODULE", "engine.unforkable_nursery")
     tests = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]))
     with Nursery(tmp_path / "engine.log") as nursery:
@@ -130,15 +128,15 @@ def test_a_log_keeps_what_earlier_runs_said(tmp_path: Path) -> None:
     log.write_text("RuntimeError: of last night\n")
     flags = ["--model-path", str(demo_model_path()), "--max-total-tokens", "x"]
     with pytest.raises(ConfigError, match="max-total-tokens"):
-        OfflineEngine(flags, log=log, num_prepare_workers=1)
+        LocalEngine(flags, log=log, num_prepare_workers=1)
     assert log.read_text() == "RuntimeError: of last night\n"
     with Nursery(log) as nursery:
         nursery._process.kill()
         with pytest.raises(EngineError, match="killed by SIGKILL") as death:
-            nursery.start("prepare", {})
+            nursery.start(StartWorker([]))
     assert "last night" not in str(death.value)
     assert log.read_text().startswith("RuntimeError: of last night\n---- started again at ")
     new = tmp_path / "new.log"
     with pytest.raises(ConfigError):
-        OfflineEngine(flags, log=new, num_prepare_workers=1)
+        LocalEngine(flags, log=new, num_prepare_workers=1)
     assert not new.exists()

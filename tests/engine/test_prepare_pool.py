@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from processes.word_nursery import WordNursery
+from engine.word_nursery import WordNursery
+from sglang_blend.engine import prepare_pool
+from sglang_blend.engine.prepare_pool import PreparePool
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.processes import prepare_pool
-from sglang_blend.processes.prepare_pool import PreparePool
 from sglang_blend.request import BatchLine, Prepared, Rejection
 
 

@@ -1,4 +1,4 @@
-"""One run of the engine host, from its start to its death; `job.supervisor.EngineRun`."""
+"""One run of the engine host, from its start to its death; `supervisor.EngineRun`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sglang_blend.engine.messages import (
+    Answered,
+    Ask,
+    AskFlush,
+    AskState,
+    Progress,
+    Ready,
+    Refused,
+    Said,
+    StartHost,
+    pack,
+    read,
+    receive,
+)
+from sglang_blend.engine.nursery import KILLED, Nursery, last_words, tells_a_reason
 from sglang_blend.errors import EngineDied, error_of_kind
-from sglang_blend.processes.last_words import last_words, tells_a_reason
-from sglang_blend.processes.messages import pack, pack_ids, read, receive
-from sglang_blend.processes.nursery import KILLED, Nursery
-from sglang_blend.request import Answer, BatchLine, EngineFacts
+from sglang_blend.request import Answer, EngineFacts
 
 READ_BUFFER_BYTES = 1 << 20
 
 
-class EngineRun:
+class HostRun:
     """The job's end of the socket to an engine host, and the host's life."""
 
     def __init__(self, nursery: Nursery, engine_argv: Sequence[str], stats_file: Path | None = None) -> None:
@@ -34,7 +47,7 @@ class EngineRun:
         self._nursery = nursery
         self._log_from = nursery.log_size()
         stats = None if stats_file is None else str(stats_file.resolve())
-        self._child = nursery.start("host", {"argv": list(engine_argv), "stats_file": stats})
+        self._child = nursery.start(StartHost(list(engine_argv), stats))
         self._numbers = itertools.count()
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._death: EngineDied | None = None
@@ -43,12 +56,12 @@ class EngineRun:
         self._ready: asyncio.Future[None]  # these two are set by ready
         self._writer: asyncio.StreamWriter
         self._reading: asyncio.Task[None] | None = None
-        message = receive(self._child.sock)
-        if message is None:
-            raise self.end()
-        if "error" in message.head:
-            self.end()
-            raise error_of_kind(message.head["kind"], message.head["error"])
+        match receive(self._child.sock):
+            case None:
+                raise self.end()
+            case Refused(kind, message):
+                self.end()
+                raise error_of_kind(kind, message)
 
     def is_dead(self) -> bool:
         """Whether the host is gone; needs no event loop."""
@@ -100,32 +113,32 @@ class EngineRun:
             self._death = EngineDied(f"the engine died ({ending}){words}", from_outside=from_outside)
         return self._death
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
         """Run one request.
 
         Raises:
             EngineDied: the host died meanwhile.
         """
-        head = {"ask": "answer", "line": line._asdict(), "hints": hints}
-        return Answer(**await self._ask(head, pack_ids([token_ids])))
+        answer: Answer = await self._ask(ask)
+        return answer
 
     async def server_info(self) -> list[dict[str, Any]]:
         """State of each scheduler. Raises EngineDied."""
-        states: list[dict[str, Any]] = await self._ask({"ask": "server_info"})
+        states: list[dict[str, Any]] = await self._ask(AskState())
         return states
 
     async def flush_cache(self) -> bool:
         """Whether the cache was flushed. Raises EngineDied."""
-        return bool(await self._ask({"ask": "flush_cache"}))
+        return bool(await self._ask(AskFlush()))
 
-    async def _ask(self, head: dict[str, Any], data: bytes = b"") -> Any:
+    async def _ask(self, question: Ask | AskState | AskFlush) -> Any:
         if self._reading is None or self._reading.done():
             raise EngineDied("the engine is dead")
         number = next(self._numbers)
         reply = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
         try:
-            self._writer.write(pack({"id": number, **head}, data))
+            self._writer.write(pack(replace(question, number=number)))
             await self._writer.drain()
             return await reply
         except ConnectionError as e:
@@ -135,15 +148,18 @@ class EngineRun:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while (message := await read(reader)) is not None:
-            head = message.head
-            if "progress" in head or "facts" in head:
-                self._progress_at = time.monotonic()
-            if "facts" in head:
-                self._facts = EngineFacts(**head["facts"])
-                if not self._ready.done():
-                    self._ready.set_result(None)
-            elif "id" in head and (reply := self._replies.get(head["id"])) and not reply.done():
-                reply.set_result(head["said"])
+            match message:
+                case Progress():
+                    self._progress_at = time.monotonic()
+                case Ready():
+                    self._progress_at = time.monotonic()
+                    self._facts = message.facts
+                    if not self._ready.done():
+                        self._ready.set_result(None)
+                case Answered() | Said():
+                    reply = self._replies.get(message.number)
+                    if reply is not None and not reply.done():
+                        reply.set_result(message.value)
         self._writer.close()
         if not self._ready.done():
             self._ready.set_exception(EngineDied("the engine died at its start"))

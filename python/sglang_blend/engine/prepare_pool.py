@@ -17,12 +17,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import orjson
-
+from sglang_blend.engine.messages import (
+    Accepted,
+    Lines,
+    Message,
+    Refused,
+    Results,
+    StartWorker,
+    pack_line,
+    receive,
+    send,
+)
+from sglang_blend.engine.nursery import Child, Nursery
 from sglang_blend.errors import EngineError, error_of_kind
-from sglang_blend.processes.messages import ID_BYTES, Message, pack, receive, view_ids
-from sglang_blend.processes.nursery import Child, Nursery
 from sglang_blend.request import BatchLine, Prepared, Rejection
 
 logger = logging.getLogger(__name__)
@@ -38,7 +47,7 @@ CHUNKS_AHEAD = 8
 WORKER_TIMEOUT_S = 120.0
 MAX_DEATHS_IN_A_ROW = 10
 
-Numbered = tuple[int, BatchLine, bytes]  # place in the input, line, the line as JSON
+Numbered = tuple[int, BatchLine, bytes]  # place in the input, line, the line as it travels
 
 
 @dataclass
@@ -135,9 +144,8 @@ class PreparePool:
         if not worker.chunks:
             worker.heard_at = time.monotonic()
         worker.chunks.append(chunk)
-        frame = pack({"lines": [orjson.Fragment(json) for _, _, json in chunk.lines]})
         with contextlib.suppress(ConnectionError):  # it is dead, and its end of the socket will tell
-            worker.child.sock.sendall(frame)
+            send(worker.child.sock, Lines([packed for _, _, packed in chunk.lines]))
 
     def _take_results(self) -> None:
         """Wait for a word of the workers, a second at most."""
@@ -155,22 +163,16 @@ class PreparePool:
 
     def _hear(self, worker: _Worker, message: Message) -> None:
         worker.heard_at = time.monotonic()
-        if "error" in message.head:
-            raise error_of_kind(message.head["kind"], message.head["error"])
-        if "results" not in message.head:
-            worker.is_ready = True
-            return
-        self._deaths_in_a_row = 0
-        ids_at = 0
-        results = message.head["results"]
-        for (place, line, _), result in zip(worker.chunks.popleft().lines, results, strict=True):
-            if isinstance(result, dict):
-                self._done[place] = line, Rejection(**result)
-                continue
-            num_ids, max_new_tokens, fixed_output, namespace = result
-            ids = message.data[ids_at : ids_at + ID_BYTES * num_ids]
-            ids_at += ID_BYTES * num_ids
-            self._done[place] = line, Prepared(view_ids(ids), max_new_tokens, fixed_output, namespace)
+        match message:
+            case Accepted():
+                worker.is_ready = True
+            case Refused():
+                raise error_of_kind(message.kind, message.message)
+            case Results():
+                self._deaths_in_a_row = 0
+                lines = worker.chunks.popleft().lines
+                for (place, line, _), result in zip(lines, message.results, strict=True):
+                    self._done[place] = line, result
 
     def _replace(self, worker: _Worker) -> None:
         """Start another worker; what the dead one was at is done again, line by line."""
@@ -193,7 +195,7 @@ class PreparePool:
         self._start_worker()
 
     def _start_worker(self) -> None:
-        child = self._nursery.start("prepare", {"argv": self._argv})
+        child = self._nursery.start(StartWorker(self._argv))
         worker = _Worker(child)
         self._workers.append(worker)
         self._selector.register(child.sock, selectors.EVENT_READ, worker)
@@ -202,6 +204,39 @@ class PreparePool:
         self._selector.unregister(worker.child.sock)
         self._workers.remove(worker)
         return self._nursery.end(worker.child)
+
+
+class Preparer:
+    """A nursery and its prepare workers, without an engine. A context manager: no process is left behind."""
+
+    def __init__(self, engine_argv: Sequence[str], *, log: Path, num_workers: int) -> None:
+        """Start the processes.
+
+        Args:
+            engine_argv: SGLang's flags; they name the tokenizer.
+            log: where the processes say what they have to say.
+
+        Raises:
+            ConfigError: SGLang refuses the flags.
+            EngineError: a process died on the way.
+        """
+        self._nursery = Nursery(log)
+        with self._nursery.closed_by_errors():
+            self._pool = PreparePool(self._nursery, engine_argv, num_workers=num_workers)
+
+    def __enter__(self) -> Preparer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def prepare(self, lines: Iterable[BatchLine]) -> Iterator[tuple[BatchLine, Prepared | Rejection]]:
+        """See `engine.protocol.Engine`."""
+        return self._pool.prepare(lines)
+
+    def close(self) -> None:
+        """End the processes; more than once does no harm."""
+        self._nursery.close()
 
 
 class _Source:
@@ -224,9 +259,9 @@ class _Source:
                 self.is_empty = True
                 break
             try:
-                json = orjson.dumps(line._asdict())
-                chunk.lines.append((self.num_read, line, json))
-                num_bytes += len(json)
+                packed = pack_line(line)
+                chunk.lines.append((self.num_read, line, packed))
+                num_bytes += len(packed)
             except TypeError as e:  # orjson reads more levels than it writes
                 self._done[self.num_read] = line, _unsendable(line, e)
             self.num_read += 1

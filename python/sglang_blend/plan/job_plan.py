@@ -5,7 +5,7 @@ what each carries to the scheduler.
     plan.sample                      # rows to run first; their results are kept
     plan.observe(row, output_len)    # as requests finish
     plan.make()                      # after the sample
-    plan.sequence, plan.hints(row)
+    plan.schedule.sequence, plan.hints(row)
 
 Estimates are renewed while the job runs, so a request that is fed late carries what the early ones taught.
 
@@ -182,6 +182,11 @@ class JobPlan:
             seed=self.config.seed,
             num_replicas=self._num_replicas,
         )
+
+    @property
+    def table(self) -> RequestTable:
+        """The requests that it is for."""
+        return self._table
 
     @property
     def num_requests(self) -> int:

@@ -1,7 +1,7 @@
 """Keeps an engine running: notices that it died or hangs, starts another one, and runs its requests again.
 
     async with Supervisor(first_run, start_another, SupervisorConfig()) as engine:
-        answer = await engine.answer(line, token_ids)     # as often as it takes
+        answer = await engine.answer(Ask(line, token_ids))     # as often as it takes
 
 A request that kills the engine becomes a `Failure` (`suspects` says which one it is). A job is hopeless when
 the engine dies time after time and not one request is finished in between.
@@ -12,24 +12,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sglang_blend.console import counted
+from sglang_blend.engine.messages import Ask
+from sglang_blend.engine.restarts import Restarts
+from sglang_blend.engine.suspects import Suspects
 from sglang_blend.errors import EngineDied, EngineError
-from sglang_blend.job.suspects import Suspects
-from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
+from sglang_blend.request import Answer, EngineFacts, Failure
 
 logger = logging.getLogger(__name__)
 
 # An engine compiles and captures while it works on its first requests.
 FIRST_ANSWER_PATIENCE = 3
-MAX_BACKOFF_S = 60.0
 
 
 class EngineRun(Protocol):
-    """One run of the engine, from its start to its death. `processes.engine_run` is the real one."""
+    """One run of the engine, from its start to its death. `run.HostRun` is the real one."""
 
     @property
     def silent_s(self) -> float:
@@ -44,14 +45,14 @@ class EngineRun(Protocol):
     async def died(self) -> None:
         """Wait for its death."""
 
-    async def answer(self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None) -> Answer:
+    async def answer(self, ask: Ask) -> Answer:
         """Run one request; raises EngineDied."""
 
     async def server_info(self) -> list[dict[str, Any]]:
-        """As `Engine.server_info`; raises EngineDied."""
+        """As `Supervisor.server_info`; raises EngineDied."""
 
     async def flush_cache(self) -> bool:
-        """As `Engine.flush_cache`; raises EngineDied."""
+        """As `Supervisor.flush_cache`; raises EngineDied."""
 
     async def close(self) -> EngineDied:
         """Kill what is left of it, wait until that is gone, and tell how it ended; may be called again."""
@@ -88,9 +89,9 @@ class Supervisor:
         self._unfinished: dict[int, None] = {}
         self._in_flight_at_death: list[int] = []
         self._busy_from = 0.0  # when the engine last had nothing to do
+        self._restarts = Restarts(config.max_restarts, config.first_backoff_s)
         self._suspects = Suspects()
         self._guilty: set[Hashable] = set()
-        self._num_fruitless = 0
         self._num_answers = 0
         self._hopeless: EngineError | None = None
         self._changed = asyncio.Event()
@@ -116,13 +117,11 @@ class Supervisor:
         """What planning needs to know; the same whichever run answers."""
         return self._facts
 
-    async def answer(
-        self, line: BatchLine, token_ids: Sequence[int], hints: dict[str, Any] | None = None
-    ) -> Answer | Failure:
-        """Run one request to its end, in as many engines as it takes.
+    async def answer(self, ask: Ask) -> Answer | Failure:
+        """Run one request to its end, in as many engines as it takes; many run at once in one event loop.
 
         Raises:
-            EngineError: the job is hopeless.
+            EngineError: the job is hopeless; no request can be answered any more.
         """
         number = self._next_number
         self._next_number += 1
@@ -133,9 +132,9 @@ class Supervisor:
                 num_tries += 1
                 self.num_retries += num_tries > 1
                 try:
-                    answer = await run.answer(line, token_ids, hints)
+                    answer = await run.answer(ask)
                     self._num_answers += 1
-                    self._num_fruitless = 0
+                    self._restarts.was_fruitful()
                     return answer
                 except EngineDied:
                     self._freeze(run)
@@ -238,14 +237,12 @@ class Supervisor:
         guilty = self._suspects.died(requests, from_outside=from_outside)
         if guilty is not None:
             self._guilty.add(guilty)
-            self._num_fruitless = 0  # the job is one request further
+            self._restarts.was_fruitful()  # the job is one request further
         self._tell()
 
     async def _start_another(self, death: EngineError) -> EngineRun | None:
         """Try until an engine runs; None when the job is hopeless."""
-        while self._num_fruitless < self._config.max_restarts:
-            wait_s = min(self._config.first_backoff_s * 2**self._num_fruitless, MAX_BACKOFF_S)
-            self._num_fruitless += 1
+        while (wait_s := self._restarts.next_wait_s()) is not None:
             logger.warning("%s\nStarting it again in %.0f s.", death, wait_s)
             await asyncio.sleep(wait_s)
             self.num_restarts += 1
@@ -257,7 +254,7 @@ class Supervisor:
                 death = e
         self._give_up(
             EngineError(
-                f"the engine died {counted(self._num_fruitless + 1, 'time')} and finished no request in "
+                f"the engine died {counted(self._restarts.most + 1, 'time')} and finished no request in "
                 f"between; what had finished before is in the output file. The last time: {death}"
             )
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_blend.processes.last_words import last_words, tells_a_reason
+from sglang_blend.engine.nursery import last_words, tells_a_reason
 
 
 def said(tmp_path: Path, text: str, since: int = 0) -> str:
