@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracles.naive_peak import peak_tokens
 from scheduling.test_request_state import request
-from sglang_blend.core.pacing import peak_tokens
 from sglang_blend.scheduling.lengths import ExpectedLen, PlannedLen
 from sglang_blend.scheduling.peak import ExpectedPeak, with_margin
 

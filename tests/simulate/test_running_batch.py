@@ -1,13 +1,10 @@
-"""Closed forms and sorted arrays of the running batch against sums and the formula they stand for."""
+"""Closed forms of decode against the sums they stand for."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglang_blend.core.pacing import peak_tokens
 from sglang_blend.simulate.engine_config import EngineConfig
-from sglang_blend.simulate.running_batch import Forecast
 from sglang_blend.simulate.step_time import KvRead, StepTimer
 from simulate.jobs import COST
 
@@ -35,42 +32,3 @@ def test_reads_overtake_compute_in_the_middle_of_a_run():
     timer = StepTimer(COST, EngineConfig(mode="overlap"))
     first, last = (timer.weight_s(1) + timer.kv_s(KvRead(600 * c, 0, 0, 0)) for c in (300, 800))
     assert first < timer.gemm_s(600, 600) < last
-
-
-requests = st.lists(
-    st.tuples(st.integers(0, 60), st.integers(1, 50), st.integers(0, 120), st.integers(0, 40)),
-    min_size=1,
-    max_size=12,
-)
-
-
-@given(admitted=requests, later=st.integers(0, 200), limit=st.integers(0, 5000))
-def test_the_forecast_is_the_papers_peak_over_expected_finishes(admitted, later, limit):
-    """Estimates that ran out count as an eighth of what was generated, at least 8 steps; `fits` is exact."""
-    forecast = Forecast()
-    admitted = sorted(admitted)
-    for number, (step, private, est, generated) in enumerate(admitted):
-        forecast.add(
-            number,
-            step_no=step,
-            private_len=private,
-            kv_len=private + 10,
-            est_steps=est,
-            cap_steps=est,
-            generated=generated,
-        )
-    now = 60 + later
-    rem, context = [], []
-    for step, private, est, generated in admitted:
-        left = step + est - now
-        rem.append(left if left > 0 else max((generated + now - step) // 8, 8))
-        context.append(private + now - step)
-    expected = peak_tokens(np.array(context), np.array(rem))
-    assert forecast.peak_private(now) == expected
-    assert forecast.fits(now, limit) == (expected <= limit)
-    by_request = dict(zip(forecast.requests.tolist(), forecast.remaining(now).tolist(), strict=True))
-    assert by_request == dict(enumerate(rem))
-    for number in range(len(admitted)):
-        forecast.remove(number)
-    assert forecast.size == 0
-    assert forecast.peak_private(now) == 0.0

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import ConfigError, PlanError
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
-from sglang_blend.simulate.feed import ListFeed
-from sglang_blend.simulate.simulated_engine import SimulatedEngine
 from sglang_blend.simulate.simulated_job import SimulatedJob
-from sglang_blend.simulate.simulator import simulate
+from sglang_blend.simulate.simulator import engine_of, simulate
 from simulate.jobs import COST, grouped_job, lone_cost
 
 
@@ -33,7 +31,7 @@ def test_each_request_finishes_once_and_no_bound_is_beaten(mode, admission, seed
     """
     job = grouped_job(150, seed)
     config = EngineConfig(mode=mode, admission=admission, chunk_tokens=chunk)
-    engine = SimulatedEngine(job, ListFeed(np.arange(job.n)), lone_cost(pool), config)
+    engine = engine_of(job, np.arange(job.n), lone_cost(pool), config)
     engine.run()
     result = engine.result()
     assert engine.finished == dict.fromkeys(range(job.n), 1)
@@ -56,14 +54,13 @@ def test_each_request_finishes_once_and_no_bound_is_beaten(mode, admission, seed
     chunk=st.integers(64, 600),
 )
 def test_the_token_budget_is_never_exceeded(mode, paced, seed, chunk):
-    """No step has more tokens than its budget; a paced step may prefill its minimum beside a larger batch."""
+    """No step with prefill has more tokens than its budget."""
     job = grouped_job(100, seed)
     config = EngineConfig(mode=mode, paced=paced, chunk_tokens=chunk)
     steps = simulate(job, np.arange(job.n), lone_cost(20_000), config, record_timeline=True).timeline
     assert steps is not None
     prefill = steps.prefill_tokens > 0
-    least = config.min_prefill_tokens if paced else 0
-    room = np.maximum(chunk - steps.batch_size[prefill], least)
+    room = chunk - steps.batch_size[prefill]
     # A recorded batch is that of the step's start, when the budget was divided.
     assert (steps.prefill_tokens[prefill] <= room).all()
     assert steps.tokens_in_use.max() <= 20_000
@@ -173,9 +170,9 @@ def test_edge_cases_end():
     assert simulate(alone, np.zeros(1, np.int64), COST, EngineConfig()).output_tokens == 0
     same = SimulatedJob.from_table(RequestTable.from_lists([[7] * 30] * 50, max_new_tokens=3), np.full(50, 3))
     for mode in MODES:
-        result = simulate(same, np.arange(50), COST, EngineConfig(mode=mode))
-        assert result.computed_tokens == 30
-        assert result.sharing_kept == 1.0
+        result = simulate(same, np.arange(50), COST, EngineConfig(mode=mode, admission="peak"))
+        # A prompt that is cached as a whole still computes its last token.
+        assert result.computed_tokens == 30 + 49
 
 
 def test_requests_that_can_never_fit_and_wrong_orders_are_refused():
@@ -194,7 +191,6 @@ def test_requests_that_can_never_fit_and_wrong_orders_are_refused():
         {"admission": "hope"},
         {"eviction": "fifo"},
         {"chunk_tokens": 0},
-        {"pace_factor": 0.0},
     ],
 )
 def test_engine_configs_that_make_no_sense_are_refused(wrong):
@@ -214,7 +210,7 @@ def test_only_our_policies_pace_mixed_chunk():
 def test_integrity_check_sees_a_lost_token():
     """The pool's recount is a real one."""
     job = grouped_job(50, 0)
-    engine = SimulatedEngine(job, ListFeed(np.arange(job.n)), lone_cost(20_000), EngineConfig())
+    engine = engine_of(job, np.arange(job.n), lone_cost(20_000), EngineConfig())
     engine.run()
     engine.pool.free -= 1
     with pytest.raises(AssertionError, match="19999 tokens accounted for in a pool of 20000"):
@@ -247,14 +243,51 @@ def test_the_timeline_has_all_work_and_all_tokens_of_the_job():
         assert 0 < steps.left_ratio.mean() < 1
 
 
-@pytest.mark.parametrize(
-    ("rule", "computed", "steps"), [("known", 130, 11), ("wait", 130, 12), ("recompute", 230, 11)]
-)
-def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(rule, computed, steps):
-    """Two prompts of 100 equal tokens and 15 others each, eleven output tokens."""
+@pytest.mark.parametrize(("admission", "computed", "steps"), [("peak", 130, 12), ("reserve", 230, 11)])
+def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(admission, computed, steps):
+    """Two prompts of 100 equal tokens and 15 others each, eleven output tokens; ours wait, stock computes."""
     prefix = list(range(1000, 1100))
     table = RequestTable.from_lists([[*prefix, *range(15)], [*prefix, *range(20, 35)]], max_new_tokens=11)
     job = SimulatedJob.from_table(table, np.array([11, 11]))
-    config = EngineConfig(admission="reserve", new_prefixes=rule)
-    result = simulate(job, np.array([0, 1]), lone_cost(400), config)
+    result = simulate(job, np.array([0, 1]), lone_cost(400), EngineConfig(admission=admission))
     assert (result.computed_tokens, result.num_steps) == (computed, steps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    mode=st.sampled_from(MODES),
+    admission=st.sampled_from(["peak", "ratio", "reserve"]),
+    eviction=st.sampled_from(["lru", "demand"]),
+    queue=st.sampled_from(["fcfs", "lpm", "dfs-weight"]),
+    paced=st.booleans(),
+    pool=st.integers(1_500, 8_000),
+    chunk=st.sampled_from([64, 200, 2048]),
+    seed=st.integers(0, 50),
+    max_running=st.sampled_from([3, 4096]),
+)
+def test_many_decode_steps_at_once_are_as_many_single_ones(
+    mode, admission, eviction, queue, paced, pool, chunk, seed, max_running
+):
+    """The same steps, tokens and retractions, the same time up to rounding; the pool adds up after each."""
+    job = grouped_job(40, seed)
+    config = EngineConfig(
+        mode=mode,
+        admission=admission,
+        eviction=eviction,
+        queue=queue,
+        paced=paced,
+        chunk_tokens=chunk,
+        max_running=max_running,
+    )
+    order = np.random.default_rng(seed).permutation(job.n)
+    fast, single = (engine_of(job, order, lone_cost(pool), config) for _ in range(2))
+    single.running.next_event = lambda: 1
+    fast.run()
+    while single.has_work:
+        single.step()
+        single.pool.check_integrity()
+    expected = single.result()
+    result = fast.result()
+    for name in ("num_steps", "retractions", "computed_tokens", "recomputed_tokens", "output_tokens"):
+        assert getattr(result, name) == getattr(expected, name), name
+    assert result.makespan_s == pytest.approx(expected.makespan_s, rel=1e-9)

@@ -23,10 +23,9 @@ from sglang_blend.core.cost_model import FloatArray
 from sglang_blend.core.request import Schedule
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.simulate.engine_config import EngineConfig
-from sglang_blend.simulate.kv_pool import KvPool
-from sglang_blend.simulate.pacing import JobWork
 from sglang_blend.simulate.simulated_engine import SimulatedEngine
 from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulator import JobHints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +78,14 @@ def simulate_cluster(
         window: requests that a replica holds at a time, running and waiting.
         steal: whether an idle replica takes from others.
     """
-    job = job.believing(schedule)
+    hints = JobHints.of_schedule(job, cost, schedule)
     queue = WorkQueue(
         schedule.sequence, parts.of_row, unit=schedule.unit, work_s=work_s, num_replicas=parts.num_parts
     )
-    expected = JobWork.of(job.tree, job.est_output_len, cost)
-    work_ratio = parts.work_ratio
-    engines = []
-    for replica in range(parts.num_parts):
-        feed = _WindowFeed(queue, replica, schedule, window, steal=steal)
-        engines.append(SimulatedEngine(job, feed, cost, config, work=expected.part(work_ratio[replica])))
+    engines = [
+        SimulatedEngine(job, _WindowSource(queue, replica, window, steal=steal), cost, config, hints=hints)
+        for replica in range(parts.num_parts)
+    ]
     clock = [(0.0, replica) for replica in range(len(engines))]
     while clock:
         _, replica = heapq.heappop(clock)
@@ -114,47 +111,28 @@ def simulate_cluster(
     )
 
 
-class _WindowFeed:
-    """The requests that the driver has handed to one replica: `simulate.feed.Feed`."""
+class _WindowSource:
+    """The requests that the driver hands to one replica: `simulate.rules.Source`."""
 
-    def __init__(
-        self, queue: WorkQueue, replica: int, schedule: Schedule, window: int, *, steal: bool
-    ) -> None:
+    def __init__(self, queue: WorkQueue, replica: int, window: int, *, steal: bool) -> None:
         self._queue, self._replica, self._window = queue, replica, window
-        self._rank = schedule.rank
         self._takes = queue.take if steal else queue.take_own
-        self._held: list[tuple[int, int]] = []  # (rank, row), a heap
-        self._num_running = 0
 
-    def arrange(self, pool: KvPool) -> None:
-        """The plan's order stands."""
-
-    def peek(self) -> int | None:
-        """The first in the plan of those that wait here."""
-        limit = window_of(
-            self._window,
-            ReplicaLoad(self._num_running, len(self._held)),
-            num_waiting=self._queue.num_waiting,
-            num_replicas=self._queue.num_replicas,
-        )
-        while self._num_running + len(self._held) < limit:
+    def take(self, num_running: int, num_waiting: int) -> list[int]:
+        """See `Source`."""
+        rows: list[int] = []
+        while True:
+            load = ReplicaLoad(num_running, num_waiting + len(rows))
+            limit = window_of(
+                self._window, load, num_waiting=self._queue.num_waiting, num_replicas=self._queue.num_replicas
+            )
+            if num_running + num_waiting + len(rows) >= limit:
+                return rows
             row = self._takes(self._replica)
             if row is None:
-                break
-            heapq.heappush(self._held, (int(self._rank[row]), row))
-        return self._held[0][1] if self._held else None
+                return rows
+            rows.append(row)
 
-    def pop(self, request: int) -> None:
-        """It runs now."""
-        heapq.heappop(self._held)
-        self._num_running += 1
-
-    def give_back(self, request: int) -> None:
-        """Retracted; it stays with this replica."""
-        heapq.heappush(self._held, (int(self._rank[request]), request))
-        self._num_running -= 1
-
-    def release(self, request: int) -> None:
-        """Finished."""
+    def done(self, request: int) -> None:
+        """See `Source`."""
         self._queue.done(self._replica, request)
-        self._num_running -= 1

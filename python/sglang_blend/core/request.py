@@ -183,6 +183,7 @@ class Schedule:
         unit: (n,) int64, number of the unit (subtree kept together) that the request belongs to.
         sharing_kept: part (0 to 1) of the possible prefix sharing that this order keeps.
         root_density: compute density of the whole job; None without a cost model or without any output.
+        num_observed: finished requests that the lengths rest on; 0 where they are guesses.
         seed: of every random choice.
         config: the resolved planning config as JSON values.
         reason: why this order was taken, a sentence for the report; empty when the user named it.
@@ -200,6 +201,7 @@ class Schedule:
     seed: int
     config: dict[str, Any]
     reason: str = ""
+    num_observed: int = 0
 
     @property
     def n(self) -> int:

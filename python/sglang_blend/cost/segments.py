@@ -63,6 +63,42 @@ class SegmentTree:
         return count
 
     @cached_property
+    def place(self) -> IntArray:
+        """(n,) int64, each request's place in an order in which those of a segment stand side by side."""
+        first, _ = self.spans
+        by_leaf = np.argsort(self.leaf, kind="stable")
+        start = np.searchsorted(self.leaf[by_leaf], self.leaf[by_leaf])
+        place = np.empty(len(self.leaf), np.int64)
+        place[by_leaf] = first[self.leaf[by_leaf]] + np.arange(len(by_leaf)) - start
+        return place
+
+    @cached_property
+    def spans(self) -> tuple[IntArray, IntArray]:
+        """(m,) int64 each, the first `place` of a segment's requests and the one behind its last."""
+        own = np.bincount(self.leaf, minlength=len(self.parent))
+        count = self.num_requests
+        first = np.zeros(len(self.parent), np.int64)
+        free = own.astype(np.int64)  # the next free place behind a segment's own requests, from its first
+        for node in range(1, len(first)):
+            parent = self.parent[node]
+            first[node] = first[parent] + free[parent]
+            free[parent] += count[node]
+        return first, first + count
+
+    def spread_compute_s(self, cost: RooflineCost, output_len: FloatArray) -> FloatArray:
+        """(n,) float64, compute seconds with the cost of every segment spread over its requests.
+
+        As `core.workload.Workload.leaf_compute_s`.
+        """
+        alone: FloatArray = cost.compute_s(self.prompt_len, output_len)  # type: ignore[arg-type]
+        segment_s = cost.extend_compute_s(self.end_len - self.seg_len, self.seg_len)
+        others_s = segment_s * (1.0 - 1.0 / np.maximum(self.num_requests, 1))
+        others_s[:1] = 0.0
+        for node in range(1, len(others_s)):
+            others_s[node] += others_s[self.parent[node]]
+        return alone - others_s[self.leaf]
+
+    @cached_property
     def lists(self) -> SegmentLists:
         """The columns as lists; nobody writes into them."""
         return SegmentLists(

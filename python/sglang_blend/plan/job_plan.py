@@ -15,7 +15,6 @@ Source: BlendServe, arXiv:2411.16102, sections 5.1 (sampling) and 5.4 (online ad
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,10 +131,7 @@ class JobPlan:
         predictor = MakespanPredictor(
             self._table, self._cost, self._engine, tree=self.tree, output_len=output_len
         )
-        schedule = self.schedule
-        if not len(self.sample):  # what nobody knew before, the scheduler learns, and paces its steps by it
-            schedule = replace(schedule, est_output_len=output_len)
-        return predictor(schedule)
+        return predictor(self.schedule)
 
     def predict(self) -> float | None:
         """Simulated makespan of the schedule, seconds, by what was known when it was made.

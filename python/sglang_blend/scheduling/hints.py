@@ -164,11 +164,7 @@ class PlannedHints:
         """(n,) float64, compute density of the unit of each row; infinite without a cost model."""
         if self._workload.cost is None:
             return np.full(self._schedule.n, np.inf)
-        leaf = self._workload.tree.leaf_of_row
-        unit = self._schedule.unit
-        compute = np.bincount(unit, self._workload.leaf_compute_s[leaf])
-        memory = np.bincount(unit, self._workload.leaf_memory_s[leaf])
-        return density_of(compute, memory)[unit]
+        return unit_density(self._schedule.unit, *self._loads)
 
     @cached_property
     def shared_len(self) -> IntArray:
@@ -181,8 +177,32 @@ class PlannedHints:
         """(n,) float64, density of each row and all later ones; infinite without a cost model."""
         if self._workload.cost is None:
             return np.full(self._schedule.n, np.inf)
-        leaf = self._workload.tree.leaf_of_row[self._schedule.sequence]
-        compute = prefix_sum(self._workload.leaf_compute_s[leaf])
-        memory = prefix_sum(self._workload.leaf_memory_s[leaf])
-        rest = density_of(compute[-1] - compute[:-1], memory[-1] - memory[:-1])
-        return rest[self._schedule.rank]
+        return rest_density(self._schedule.rank, *self._loads)
+
+    @property
+    def _loads(self) -> tuple[FloatArray, FloatArray]:
+        """Compute and memory seconds of each row."""
+        leaf = self._workload.tree.leaf_of_row
+        return self._workload.leaf_compute_s[leaf], self._workload.leaf_memory_s[leaf]
+
+
+def unit_density(unit: IntArray, compute_s: FloatArray, memory_s: FloatArray) -> FloatArray:
+    """(n,) float64, compute density of the unit of each row.
+
+    Args:
+        unit: (n,) int64, number of each row's unit.
+        compute_s, memory_s: (n,) float64, seconds of each row, shared compute spread over those that share.
+    """
+    return density_of(np.bincount(unit, compute_s), np.bincount(unit, memory_s))[unit]
+
+
+def rest_density(rank: IntArray, compute_s: FloatArray, memory_s: FloatArray) -> FloatArray:
+    """(n,) float64, compute density of each row and all that come later.
+
+    Args:
+        rank: (n,) int64, place of each row in the plan.
+        compute_s, memory_s: as for `unit_density`.
+    """
+    sequence = np.argsort(rank)
+    compute, memory = prefix_sum(compute_s[sequence]), prefix_sum(memory_s[sequence])
+    return density_of(compute[-1] - compute[:-1], memory[-1] - memory[:-1])[rank]

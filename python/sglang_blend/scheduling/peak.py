@@ -16,7 +16,6 @@ Source: the simulation study of this project; `tests/oracles/naive_peak.py` has 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def with_margin(expected: ExpectedLen, num_running: int, doubt: float = 0.0) -> 
 
 
 class ExpectedPeak:
-    """Peak of a set of requests, with a candidate's answered in logarithmic time.
+    """Peak of a set of requests, with one more of them answered and counted in a few array operations.
 
     For the requests sorted by falling remaining length it keeps the terms of the maximum: a candidate adds
     its context to all terms behind its place, and one more remaining length to each of them. The sum of
@@ -57,21 +56,25 @@ class ExpectedPeak:
         """
         self._pool = pool_tokens
         self._shared = shared_len
-        self._context: list[float] = context_len.tolist()
-        self._remaining: list[float] = remaining_len.tolist()
         self._sum = float(context_len.sum() + remaining_len.sum())
+        self._size = len(context_len)
+        room = max(2 * self._size, 64)
         self._is_sorted = False
+        # As they came, then sorted by falling remaining length: minus that length (so that it rises), tokens
+        # that it holds (once sorted: it and all before it), and the term.
+        self._falling, self._held, self._term = np.empty(room), np.empty(room), np.empty(room)
+        self._falling[: self._size], self._held[: self._size] = -remaining_len, context_len
 
     @property
     def num_requests(self) -> int:
         """Requests that count."""
-        return len(self._context)
+        return self._size
 
     @property
     def median_remaining(self) -> float:
         """Tokens after which half of the requests are expected to have ended; 0 when nothing runs."""
         self._sort()
-        return -self._falling[len(self._falling) // 2] if self._falling else 0.0
+        return float(-self._falling[self._size // 2]) if self._size else 0.0
 
     def add(self, context_len: float, remaining_len: float, shared_len: float = 0) -> None:
         """Count one more request.
@@ -81,11 +84,26 @@ class ExpectedPeak:
             remaining_len: tokens it will add.
             shared_len: tokens of its prefix that nobody has held so far.
         """
-        self._context.append(context_len)
-        self._remaining.append(remaining_len)
         self._shared += shared_len
         self._sum += context_len + remaining_len
-        self._is_sorted = False
+        size = self._size
+        if size == len(self._falling):
+            more = np.empty(size)
+            self._falling, self._held, self._term = (
+                np.concatenate([column, more]) for column in (self._falling, self._held, self._term)
+            )
+        self._size += 1
+        if not self._is_sorted:
+            self._falling[size], self._held[size] = -remaining_len, context_len
+            return
+        at = self._place(remaining_len, size)
+        falling, held, term = self._falling, self._held, self._term
+        behind = slice(at + 1, size + 1)
+        falling[behind], held[behind] = falling[at:size].copy(), held[at:size] + context_len
+        term[behind] = term[at:size] + (context_len - falling[behind])
+        falling[at] = -remaining_len
+        held[at] = (held[at - 1] if at else 0.0) + context_len
+        term[at] = held[at] + (at + 1) * remaining_len
 
     def fits(self, context_len: float, remaining_len: float, shared_len: float = 0) -> bool:
         """Whether the pool suffices with one more request; arguments as for `add`."""
@@ -93,24 +111,26 @@ class ExpectedPeak:
         if self._sum + context_len + remaining_len <= room:
             return True
         self._sort()
-        at = bisect_right(self._falling, -remaining_len)
-        own = self._held[at] + context_len + (at + 1) * remaining_len
-        return max(self._before[at], own, self._behind[at] + context_len) <= room
+        size = self._size
+        at = self._place(remaining_len, size)
+        own = (float(self._held[at - 1]) if at else 0.0) + context_len + (at + 1) * remaining_len
+        if own > room or (at and self._term[:at].max() > room):
+            return False
+        return at == size or float((self._term[at:size] - self._falling[at:size]).max()) + context_len <= room
+
+    def _place(self, remaining_len: float, size: int) -> int:
+        """Requests that will add at least as much."""
+        return int(self._falling[:size].searchsorted(-remaining_len, side="right"))
 
     def _sort(self) -> None:
         if self._is_sorted:
             return
         self._is_sorted = True
-        every_remaining = np.array(self._remaining)
-        order = np.argsort(-every_remaining, kind="stable")
-        remaining = every_remaining[order]
-        held = np.cumsum(np.array(self._context)[order])
-        term = held + np.arange(1, len(held) + 1) * remaining
-        # Plain lists: a candidate reads single numbers, which arrays are slow at.
-        self._falling: list[float] = (-remaining).tolist()
-        self._held: list[float] = [0.0, *held.tolist()]
-        self._before: list[float] = [0.0, *np.maximum.accumulate(term).tolist()]
-        self._behind: list[float] = [*np.maximum.accumulate((term + remaining)[::-1])[::-1].tolist(), 0.0]
+        size = self._size
+        order = np.argsort(self._falling[:size], kind="stable")
+        falling = self._falling[:size] = self._falling[:size][order]
+        held = self._held[:size] = np.cumsum(self._held[:size][order])
+        self._term[:size] = held - np.arange(1, size + 1) * falling
 
 
 class WindowPeak:

@@ -13,11 +13,12 @@ from sglang_blend.simulate.kv_pool import EvictionPolicy
 
 Mode = Literal["default", "mixed", "pdmux", "overlap"]
 AdmissionPolicy = Literal["peak", "ratio", "reserve"]
-NewPrefixes = Literal["known", "wait", "recompute"]
-Queue = Literal["planned", "lpm", "dfs-weight"]
+Queue = Literal["fcfs", "lpm", "dfs-weight"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-_STOCK_QUEUES: dict[str, Queue] = {"fcfs": "planned", "lpm": "lpm", "dfs-weight": "dfs-weight"}
+_STOCK_QUEUES: dict[str, Queue] = {name: name for name in get_args(Queue)}
 SIMULATED_POLICIES = (*POLICIES, *_STOCK_QUEUES)
+# A job feeds twice what can run, and never less than this (`job.offline`).
+_LEAST_WINDOW = 256
 
 # SGLang's chunked prefill size on large accelerators; mixed steps do better with less.
 _CHUNK_TOKENS: dict[str, int] = {"default": 8192, "mixed": 2048, "pdmux": 4096}
@@ -34,20 +35,15 @@ class EngineConfig:
             overlap: the same step, GEMM and attention side by side (NanoFlow, the paper's engine);
             pdmux: decode and prefill on separate parts of the multiprocessors (`--enable-pdmux`).
         chunk_tokens: token budget of a step with prefill, decode included; None takes the mode's own.
-        paced: whether overlap and mixed steps take the token budget n* from the remaining work instead, up to
+        paced: whether overlap and mixed steps take the token budget n* of our scheduler instead, up to
             `chunk_tokens`.
-        pace_factor: on n*.
-        admission: when a request may start.
-            peak: the running batch's expected peak fits the pool;
+        admission: who decides when a request may start.
+            peak: our scheduler, the same code that runs inside SGLang, by the expected peak of memory;
             ratio: SGLang's new_token_ratio, falling from `ratio_start` to `ratio_end`, raised by retraction;
-            reserve: max_new_tokens is reserved.
-        eviction: "lru" as SGLang, or "demand": segments that waiting requests need go last.
-        new_prefixes: what a request does whose prefix another one is just computing.
-            known: uses it as if it were there (the paper's engine);
-            wait: starts a step later (the leader rule of our policies);
-            recompute: computes it too, and the copy is dropped afterwards (SGLang's own policies).
-        queue: whom the engine tries first, of those that wait: "planned", the order they are given in;
-            "lpm" or "dfs-weight", as SGLang sorts by what is cached.
+            reserve: SGLang's rule with all of max_new_tokens reserved.
+        eviction: "lru" as SGLang, or "demand": what waiting requests need goes last.
+        queue: how SGLang's own rules order those that wait: "fcfs", or "lpm" and "dfs-weight" by what is
+            cached. Our scheduler follows the plan.
         interference: share of the shorter side that an overlapped step loses.
         step_overhead_s: host time of a step that the GPU waits for.
         pdmux_bandwidth_gain: decode on a share x of the multiprocessors reaches min(1, gain * x) of
@@ -56,21 +52,17 @@ class EngineConfig:
             device.
         pdmux_splits: shares x to choose from, rising; by default what SGLang offers on 132 multiprocessors.
         max_running: requests in the running batch.
-        retry_steps: decode steps after which a refused admission is tried again (it is also at every finish).
-        refresh_steps: steps between looks at the remaining work (n*, split of the multiprocessors).
+        refresh_steps: steps between looks at the remaining work (split of the multiprocessors).
         ratio_start, ratio_end, ratio_decay_steps: SGLang's new_token_ratio.
         clip_new_tokens: SGLang's CLIP_MAX_NEW_TOKENS: more than this is never reserved for one request.
-        min_prefill_tokens: a paced step prefills at least this much.
     """
 
     mode: Mode = "default"
     chunk_tokens: int | None = None
     paced: bool = False
-    pace_factor: float = 1.0
     admission: AdmissionPolicy = "ratio"
     eviction: EvictionPolicy = "lru"
-    new_prefixes: NewPrefixes = "known"
-    queue: Queue = "planned"
+    queue: Queue = "fcfs"
     interference: float = 0.07
     step_overhead_s: float = 0.0005
     pdmux_bandwidth_gain: float = 2.75
@@ -78,13 +70,11 @@ class EngineConfig:
     pdmux_prefill_contention: float = 1.05
     pdmux_splits: tuple[float, ...] = (20 / 132, 28 / 132, 36 / 132, 44 / 132, 52 / 132, 60 / 132)
     max_running: int = 4096
-    retry_steps: int = 8
     refresh_steps: int = 8
     ratio_start: float = 0.7
     ratio_end: float = 0.098
     ratio_decay_steps: int = 600
     clip_new_tokens: int = 4096
-    min_prefill_tokens: int = 32
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -94,7 +84,7 @@ class EngineConfig:
                 f"admission {self.admission!r} is unknown; allowed are "
                 f"{', '.join(get_args(AdmissionPolicy))}."
             )
-        kinds = (("eviction", EvictionPolicy), ("new_prefixes", NewPrefixes), ("queue", Queue))
+        kinds = (("eviction", EvictionPolicy), ("queue", Queue))
         for name, kind in kinds:
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(
@@ -104,8 +94,11 @@ class EngineConfig:
             raise ConfigError(
                 f"chunk_tokens is {self.chunk_tokens}, allowed is 1 or more; correct --chunk-tokens."
             )
-        if not 0 < self.pace_factor < 100:
-            raise ConfigError(f"pace_factor is {self.pace_factor}, allowed is above 0, below 100; 1 is n*.")
+
+    @property
+    def window(self) -> int:
+        """Requests that a job keeps in the engine, running and waiting."""
+        return max(2 * self.max_running, _LEAST_WINDOW)
 
     def on(self, hardware: Hardware) -> EngineConfig:
         """The same engine with the constants that were measured on a machine; others stay."""
@@ -139,8 +132,6 @@ class EngineConfig:
                 paced=self.paced or self.mode == "mixed",
                 admission="peak",
                 eviction="demand",
-                new_prefixes="wait",
-                queue="planned",
             )
         if (queue := _STOCK_QUEUES.get(policy)) is not None:
             return replace(
@@ -148,9 +139,7 @@ class EngineConfig:
                 paced=False,
                 admission="ratio",
                 eviction="lru",
-                new_prefixes="recompute",
                 queue=queue,
-                pdmux_splits=self.pdmux_splits[-1:],
             )
         allowed = ", ".join(SIMULATED_POLICIES)
         raise ConfigError(f"policy {policy!r} is not simulated; {allowed} are.")

@@ -156,6 +156,7 @@ def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[Si
         est_output_len=job.est_output_len[rows],
         admission_output_len=job.admission_output_len[rows],
         max_new_tokens=job.max_new_tokens[rows],
+        is_fixed_len=job.is_fixed_len[rows],
     )
     rank = np.empty(len(rows), np.int64)
     rank[np.argsort(schedule.rank[rows], kind="stable")] = np.arange(len(rows))

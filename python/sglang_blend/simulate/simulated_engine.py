@@ -1,12 +1,15 @@
-"""The state and the loop of a simulated engine, iteration by iteration; `simulator` runs it.
+"""The state and the loop of the modelled engine, step by step as SGLang's scheduler; `simulated_job` runs it.
 
 Every step is timed by `StepTimer`; steps in which nothing can happen but decode are taken many at once,
-exactly as if one by one.
+exactly as if one by one. Who is admitted decide its `Rules`.
+
+SGLang 0.5.17: `Scheduler.get_next_batch_to_run`, `_get_new_batch_prefill_raw`, `update_running_batch`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,17 +17,17 @@ from numpy.typing import NDArray
 
 from sglang_blend.cost.bounds import bounds_of
 from sglang_blend.cost.roofline import RooflineCost
+from sglang_blend.cost.sm_split import best_share
 from sglang_blend.errors import PlanError
-from sglang_blend.simulate.admission import Admission
 from sglang_blend.simulate.engine_config import EngineConfig
-from sglang_blend.simulate.feed import Feed
+from sglang_blend.simulate.host import PlannedHint, PlannedRules
 from sglang_blend.simulate.kv_pool import KvPool
-from sglang_blend.simulate.pacing import JobWork, Pacer
-from sglang_blend.simulate.prefill_queue import Prefill, PrefillQueue
-from sglang_blend.simulate.running_batch import Forecast, RunningBatch
+from sglang_blend.simulate.rules import Rules, Source
+from sglang_blend.simulate.running_batch import RunningBatch
 from sglang_blend.simulate.shared_readers import SharedReaders
 from sglang_blend.simulate.simulated_job import SimulatedJob, Simulation
 from sglang_blend.simulate.step_time import KvRead, StepTimer
+from sglang_blend.simulate.stock import StockRules
 from sglang_blend.simulate.timeline import StepRow, Timeline
 
 
@@ -37,31 +40,42 @@ class EngineCounts(NamedTuple):
     retractions: int
 
 
+class _Prompt:
+    """An admitted request whose prompt is being computed: tokens done (or cached), to go, and of a copy."""
+
+    __slots__ = ("copy", "done", "left", "request")
+
+    def __init__(self, request: int, done: int, left: int, copy: int) -> None:
+        self.request = request
+        self.done = done
+        self.left = left
+        self.copy = copy
+
+
 class SimulatedEngine:
     """The engine's state and its loop; use `simulate` unless you want to look inside."""
 
     def __init__(
         self,
         job: SimulatedJob,
-        feed: Feed,
+        source: Source,
         cost: RooflineCost,
         config: EngineConfig,
         *,
+        hints: PlannedHint | None = None,
         record_timeline: bool = False,
         is_left: NDArray[np.bool_] | None = None,
-        work: JobWork | None = None,
     ) -> None:
-        """Args: work: of the job and cost, when it is there already."""
+        """Nothing runs.
+
+        Args:
+            hints: of a plan, for admission by expected peak; None where stock rules decide.
+        """
         self.config = config
         self.pool = KvPool(job.tree, cost.kv_pool_tokens, config.eviction)
         self.running = RunningBatch(cost.shape.window)
         self.shared = SharedReaders(job.tree, cost)
-        self.forecast = Forecast()
-        self.admission = Admission(config)
         self.timer = StepTimer(cost, config)
-        work = JobWork.of(job.tree, job.est_output_len, cost) if work is None else work
-        self.pacer = Pacer(work, cost, config, self.timer)
-        self.feed = feed
         self._budget_tokens = config.budget_tokens(cost)
         self._job = job
         self._cost = cost
@@ -70,17 +84,22 @@ class SimulatedEngine:
         requests = job.requests
         self._prompt_len, self._private_prompt = requests.prompt_len, requests.private_len
         self._output_len, self._cap = requests.output_len, requests.cap
-        self._admission_len = requests.admission_len
         self._check_sizes()
         # By request, and only of those that came here: one of many engines sees a small part of the job.
         self.generated: defaultdict[int, int] = defaultdict(int)
         self.finished: defaultdict[int, int] = defaultdict(int)
-        self._prefill = PrefillQueue(self.pool, config.new_prefixes)
-        self._blocked = False
-        self._retry_at = 0
-        self._refresh_at = -1
-        self._budget = 0.0
-        self._split = 0.5
+        self.rules: Rules
+        if config.admission == "peak":
+            assert hints is not None, "the plan says what requests carry"
+            self.rules = PlannedRules(self.pool, source, requests, hints, cost, self, paced=config.paced)
+        else:
+            self.rules = StockRules(self.pool, source, requests, job.tree, config, self.generated)
+        self._keeps_retracted = config.admission == "peak" and config.eviction == "demand"
+        self._prompts: deque[_Prompt] = deque()  # first come, first computed
+        self._admitted: set[int] = set()
+        self._ended_in_decode = False
+        self._refresh_at = 0
+        self._split = config.pdmux_splits[-1]
         self._credit_s = 0.0  # pdmux: prefill time not used, or overdrawn, in the step before
         self.now_s = 0.0
         self._last_admit_s = 0.0
@@ -110,12 +129,16 @@ class SimulatedEngine:
     @property
     def has_work(self) -> bool:
         """Whether a request runs or waits here."""
-        return bool(self.forecast.size) or self.feed.peek() is not None
+        return bool(self._admitted) or self.rules.has_waiting
+
+    def count_generated(self, requests: Iterable[int]) -> list[int]:
+        """Output tokens so far of each of these requests; see `host.Progress`."""
+        return self.running.count_generated(requests, self.generated)
 
     # ---- one step of each kind of engine
 
     def _step_default(self) -> None:
-        tokens, attention_s, ready = self._collect_prefill(self._budget_tokens)
+        tokens, attention_s, ready = self._compute_prompts(0)
         if not tokens:
             self._decode_run()
             return
@@ -124,14 +147,11 @@ class SimulatedEngine:
 
     def _step_mixed(self) -> None:
         self._make_decode_room()
-        tokens, attention_s = 0, 0.0
-        ready: list[int] = []
-        if self._prefill or self._may_admit():
-            tokens, attention_s, ready = self._collect_prefill(self._prefill_budget())
+        size = self.running.size
+        tokens, attention_s, ready = self._compute_prompts(size)
         if not tokens:
             self._decode_run()
             return
-        size = self.running.size
         kv_s = self.timer.kv_s(self._kv_read()) if size else 0.0
         seconds = self.timer.step_s(tokens + size, size + len(ready), attention_s, kv_s)
         if size:
@@ -139,6 +159,7 @@ class SimulatedEngine:
         self._finish_step(seconds, tokens, attention_s, decode_size=size)
         if size:
             self._advance(1)
+            self._see_who_ended()
         self._join(ready)
 
     def _step_pdmux(self) -> None:
@@ -146,53 +167,59 @@ class SimulatedEngine:
         size = self.running.size
         if not size:
             self._credit_s = 0.0
-            tokens, attention_s, complete = self._collect_prefill(self._budget_tokens)
+            tokens, attention_s, complete = self._compute_prompts(0)
             seconds = self.timer.step_s(tokens, len(complete), attention_s, 0.0)
             self._finish_step(seconds, tokens, attention_s)
             self._join(complete)
             return
-        self._begin_pass()
-        if not self._has_prefill():
+        self._begin_pass(0)
+        if not self._has_prompt():
             self._credit_s = 0.0
             self._decode_run()
             return
-        self._refresh()
+        self._divide_device()
         decode_s = self.timer.muxed_decode_s(size, self._kv_read(), self._split)
         self._credit_s += decode_s
         tokens, prefill_s = 0, 0.0
-        ready: list[int] = []
-        while self._credit_s > 0.0 and self._has_prefill():
-            job = self._prefill.head
-            each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(job.done, 1), self._split)
-            piece = min(job.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
-            attention_s = self.timer.attention_s(job.done, piece)
+        ready: list[_Prompt] = []
+        while self._credit_s > 0.0 and self._has_prompt():
+            prompt = self._prompts[0]
+            each_s = self.timer.muxed_prefill_s(1, self.timer.attention_s(prompt.done, 1), self._split)
+            piece = min(prompt.left, max(1, int(self._credit_s / each_s)), self._budget_tokens)
+            attention_s = self.timer.attention_s(prompt.done, piece)
             self._credit_s -= self.timer.muxed_prefill_s(piece, attention_s, self._split)
             tokens += piece
             prefill_s += attention_s
-            self.pacer.on_prefill(piece, attention_s)
-            ready += self._prefill.advance(piece)
+            self._advance_prompt(piece, ready)
         self._credit_s = min(self._credit_s, 0.0)
         self.pool.grow(size)
         self._finish_step(decode_s, tokens, prefill_s, decode_size=size)
         self._advance(1)
+        self._see_who_ended()
         self._join(ready)
 
     def _decode_run(self) -> None:
         """Decodes as many steps as nothing else can happen in."""
+        self._see_who_ended()
         self._make_decode_room()
         running = self.running
         size = running.size
         if not size:
             return  # retraction emptied the batch, the next step admits
-        steps = min(running.next_event(), self.pool.available // size)
-        if self._blocked:
-            steps = min(steps, max(1, self._retry_at - running.step_no))
+        asks_again = not self.rules.is_full and self.rules.has_waiting
+        steps = 1 if asks_again else min(running.next_event(), self.pool.available // size)
         seconds = self.timer.decode_run_s(steps, size, self._kv_read())
         self.pool.grow(size * steps)
         self._finish_step(seconds, 0, decode_size=size, num_steps=steps)
         self._advance(steps)
+        self.rules.on_decode(steps)
 
     # ---- parts of a step
+
+    def _see_who_ended(self) -> None:
+        """SGLang looks for room again once it has seen that somebody ended: one step later."""
+        if self._ended_in_decode:
+            self.rules.is_full = self._ended_in_decode = False
 
     def _kv_read(self) -> KvRead:
         running = self.running
@@ -203,123 +230,79 @@ class SimulatedEngine:
             running.num_growing,
         )
 
-    def _prefill_budget(self) -> int:
-        size = self.running.size
-        if not self.config.paced:
-            return self._budget_tokens - size
-        self._refresh()
-        wanted = max(self._budget - size, self.config.min_prefill_tokens)
-        return int(min(wanted, max(self._budget_tokens - size, self.config.min_prefill_tokens)))
-
-    def _refresh(self) -> None:
+    def _divide_device(self) -> None:
         """Looks at the remaining work again, every few steps."""
         if self._num_steps < self._refresh_at:
             return
         self._refresh_at = self._num_steps + self.config.refresh_steps
-        rest = self.pacer.remaining(self.forecast, self.running.step_no)
-        if self.config.mode == "pdmux":
-            self._split = self.pacer.split(rest, self.running.size)
-        else:
-            self._budget = self.pacer.token_budget(rest)
+        if (work := self.rules.split_work()) is not None:
+            shares = self.config.pdmux_splits
+            self._split = shares[best_share(work, shares, self.config.pdmux_bandwidth_gain)]
 
-    def _collect_prefill(self, budget: int) -> tuple[int, float, list[int]]:
-        """Takes prefill work for a step: tokens, seconds of attention, requests whose prompt is then
-        complete.
-        """
+    def _compute_prompts(self, num_decoding: int) -> tuple[int, float, list[_Prompt]]:
+        """Takes prefill work for a step: tokens, seconds of attention, prompts that are then complete."""
         tokens, attention_s = 0, 0.0
-        ready: list[int] = []
-        self._begin_pass()
-        while tokens < budget and self._has_prefill():
-            job = self._prefill.head
-            piece = min(job.left, budget - tokens)
-            piece_s = self.timer.attention_s(job.done, piece)
+        ready: list[_Prompt] = []
+        budget = self._begin_pass(num_decoding)
+        while tokens < budget and self._has_prompt():
+            prompt = self._prompts[0]
+            piece = min(prompt.left, budget - tokens)
+            attention_s += self.timer.attention_s(prompt.done, piece)
             tokens += piece
-            attention_s += piece_s
-            self.pacer.on_prefill(piece, piece_s)
-            ready += self._prefill.advance(piece)
+            self._advance_prompt(piece, ready)
+        if self._prompts:  # SGLang takes the prompt that goes on out of the batch, and looks for room again
+            self.rules.is_full = False
         return tokens, attention_s, ready
 
-    def _has_prefill(self) -> bool:
+    def _begin_pass(self, num_decoding: int) -> int:
+        """Tokens that the pass may compute; 0 where there is none."""
+        if not self._admitted:
+            self.rules.is_full = False
+        chunk = self._budget_tokens - num_decoding
+        self._may_admit = chunk > 0 and not self.rules.is_full and self.rules.has_waiting
+        if chunk <= 0 or (not self._prompts and not self._may_admit):
+            return 0
+        return self.rules.begin_pass(num_decoding=num_decoding, chunk_tokens=chunk)
+
+    def _has_prompt(self) -> bool:
         """Whether a prompt can go on in this step, after admitting whoever may start."""
-        while not self._prefill.has_head:
-            if not self._admit_next():
-                return False
-        return True
+        return bool(self._prompts) or (self._may_admit and self._admit_next())
 
-    def _begin_pass(self) -> None:
-        self.feed.arrange(self.pool)
-        self._prefill.begin_pass()
-
-    def _may_admit(self) -> bool:
-        """Whether it is worth asking: a request waits, and something has changed since one was refused."""
-        refused = self._blocked and self.running.step_no < self._retry_at and self.forecast.size
-        return not refused and self.feed.peek() is not None
+    def _advance_prompt(self, num_tokens: int, ready: list[_Prompt]) -> None:
+        prompt = self._prompts[0]
+        prompt.done += num_tokens
+        prompt.left -= num_tokens
+        if not prompt.left:
+            ready.append(self._prompts.popleft())
 
     def _admit_next(self) -> bool:
         """Admits the next waiting request, if there is one and it fits."""
-        if not self._may_admit():
+        if len(self._admitted) >= self.config.max_running:
+            self.rules.is_full = True
+        request = None if self.rules.is_full else self.rules.next_admitted()
+        if request is None:
+            self._may_admit = False
             return False
-        request = self.feed.peek()
-        assert request is not None, "a request waits"
-        step_no = self.running.step_no
         generated = self.generated[request]
         kv_len = self._prompt_len[request] + generated
-        private_len = self._private_prompt[request] + generated
-        cached, relock = self.pool.match(request)
-        need = kv_len - cached
-        copied, waits_for = self._prefill.in_flight(request)
-        est_steps = self._admission_len[request] - generated - 1
-        if est_steps <= 0 and generated:
-            est_steps = max(generated // 8, 8)
-        cap_steps = max(self._cap[request] - generated - 1, 0)
-        alone = not self.forecast.size
-        fits = self.forecast.size < self.config.max_running and self.admission.fits(
-            self.pool,
-            self.forecast,
-            step_no=step_no,
-            request=request,
-            need=need,
-            copied=copied,
-            relock=relock,
-            kv_len=kv_len,
-            private_len=private_len,
-            est_steps=max(est_steps, 0),
-            cap_steps=cap_steps,
-            generated=generated,
-        )
-        if (
-            not fits and alone
-        ):  # nothing will ever make more room: start it and let retraction sort out the rest
-            self.forecast.add(
-                request,
-                step_no=step_no,
-                private_len=private_len,
-                kv_len=kv_len,
-                est_steps=max(est_steps, 0),
-                cap_steps=cap_steps,
-                generated=generated,
-            )
-            fits = True
-        self._blocked = not fits
-        if not fits:
-            self._retry_at = step_no + self.config.retry_steps
-            return False
-        self.feed.pop(request)
-        self.pool.acquire(request, private_len + copied)
-        self.pacer.on_admit(request)
-        left = max(need + copied, 1)  # a fully cached prompt still computes its last token
+        _, found = self.pool.place(request)
+        left = max(kv_len - found, 1)  # a fully cached prompt still computes its last token
+        copy = self.pool.acquire(request, self._private_prompt[request] + generated)
+        self._admitted.add(request)
         if generated:
             self._recomputed += left
         else:
-            self._computed += need + copied
-        self._prefill.add(Prefill(request, kv_len - left, left, waits_for), copied)
+            self._computed += left
+        self._prompts.append(_Prompt(request, kv_len - left, left, copy))
         self._last_admit_s = self.now_s
         return True
 
-    def _join(self, ready: list[int]) -> None:
+    def _join(self, ready: list[_Prompt]) -> None:
         """Prompts that are complete give their first token; the requests decode on or are done."""
-        for request in ready:
-            self._prefill.complete(request)
+        for prompt in ready:
+            request = prompt.request
+            self.pool.computed(request, prompt.copy)
+            self.rules.computed(request)
             kv_len = self._prompt_len[request] + self.generated[request]
             self.generated[request] = min(self.generated[request] + 1, self._output_len[request])
             steps = self._output_len[request] - self.generated[request]
@@ -329,15 +312,16 @@ class SimulatedEngine:
                 self.shared.join(request)
             else:
                 self._finish(request, kv_len)
+                self.rules.is_full = False
 
     def _advance(self, num_steps: int) -> None:
-        self.admission.on_decode(num_steps)
         self._left_kv_tokens += num_steps * self._num_left
         for request, kv_len in self.running.advance(num_steps):
             self._account_left(request, -kv_len, -1)
             self.generated[request] = self._output_len[request]
             self.shared.leave(request)
             self._finish(request, kv_len)
+            self._ended_in_decode = True
 
     def _account_left(self, request: int, kv_tokens: int, num_requests: int) -> None:
         if self._is_left is not None and self._is_left[request]:
@@ -345,12 +329,11 @@ class SimulatedEngine:
             self._num_left += num_requests
 
     def _finish(self, request: int, kv_len: int) -> None:
+        self._admitted.remove(request)
         self.pool.release(request, self._private_len(request, kv_len), keep=True)
-        self.forecast.remove(request)
-        self.feed.release(request)
+        self.rules.finish(request, self._output_len[request])
         self.finished[request] += 1
         self._num_done += 1
-        self._blocked = False
 
     def _private_len(self, request: int, kv_len: int) -> int:
         return kv_len - self._prompt_len[request] + self._private_prompt[request]
@@ -365,16 +348,15 @@ class SimulatedEngine:
             kv_len = self.running.remove(request)
             self._account_left(request, -kv_len, -1)
             self.shared.leave(request)
-            self.pool.release(request, self._private_len(request, kv_len), keep=False)
-            self.forecast.remove(request)
-            self.pacer.on_retract(request)
-            self.feed.give_back(request)
+            self._admitted.remove(request)
+            self.rules.retracting(request)
+            own_len = self._private_len(request, kv_len)
+            self.pool.release(request, own_len, keep=self._keeps_retracted, goes_on=self._keeps_retracted)
             self._retractions += 1
-        generated = sum(self.generated[r] for r in self.forecast.requests) + self.running.steps_since_joins()
-        caps = sum(self._cap[r] for r in self.forecast.requests)
-        self.admission.on_retract(generated, caps, self.running.size)
-        self._blocked = True
-        self._retry_at = self.running.step_no + self.config.retry_steps
+        generated = sum(self.generated[r] for r in self._admitted) + self.running.steps_since_joins()
+        caps = sum(self._cap[r] for r in self._admitted)
+        self.rules.on_retracted(generated, caps, self.running.size)
+        self.rules.is_full = False
 
     def _finish_step(
         self,
@@ -406,7 +388,7 @@ class SimulatedEngine:
             self.pool.in_use,
             num_steps,
             decode_size * num_steps,
-            self._job.n - self._num_done - self.forecast.size,
+            self._job.n - self._num_done - len(self._admitted),
             num_steps * self.timer.gemm_s(tokens, decode_size) + attention_s,
             kv_read_s,
             num_steps * self.timer.weight_s(tokens),

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
@@ -22,7 +23,6 @@ class RequestLists(NamedTuple):
     prompt_len: list[int]
     private_len: list[int]
     output_len: list[int]
-    admission_len: list[float]
     cap: list[int]
 
 
@@ -33,9 +33,10 @@ class SimulatedJob:
     Attributes:
         tree: shared prompt segments.
         output_len: (n,) int64, true output lengths, tokens.
-        est_output_len: (n,) float64, what pacing believes.
-        admission_output_len: (n,) float64, what admission by peak believes.
+        est_output_len: (n,) float64, output lengths as expected.
+        admission_output_len: (n,) float64, those to reserve memory by.
         max_new_tokens: (n,) int64, caps.
+        is_fixed_len: (n,) bool, outputs that are as long as their cap, whatever the model says.
     """
 
     tree: SegmentTree
@@ -43,6 +44,7 @@ class SimulatedJob:
     est_output_len: FloatArray
     admission_output_len: FloatArray
     max_new_tokens: IntArray
+    is_fixed_len: NDArray[np.bool_]
 
     @classmethod
     def from_table(
@@ -64,6 +66,7 @@ class SimulatedJob:
             est_output_len=est,
             admission_output_len=est,
             max_new_tokens=table.max_new_tokens,
+            is_fixed_len=table.fixed_output,
         )
 
     def believing(self, schedule: Schedule) -> SimulatedJob:
@@ -86,7 +89,6 @@ class SimulatedJob:
             prompt_len=self.tree.prompt_len.tolist(),
             private_len=self.tree.private_len.tolist(),
             output_len=self.output_len.tolist(),
-            admission_len=self.admission_output_len.tolist(),
             cap=np.maximum(self.max_new_tokens, self.output_len).tolist(),
         )
 

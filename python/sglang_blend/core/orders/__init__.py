@@ -126,6 +126,7 @@ def _to_schedule(
         seed=config.seed,
         config=config.to_json(),
         reason=reason,
+        num_observed=workload.lengths.num_observed,
     )
     schedule.check_integrity()
     return schedule

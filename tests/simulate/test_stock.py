@@ -1,4 +1,4 @@
-"""The simulated queues of `lpm` and `dfs-weight` stand as SGLang's own. Needs sglang."""
+"""The simulated queues stand as SGLang's own. Needs sglang."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sglang_blend.core.request import RequestTable
 from sglang_blend.simulate.kv_pool import KvPool
 from sglang_blend.simulate.simulated_job import SimulatedJob
-from sglang_blend.simulate.stock_queues import STOCK_QUEUES
+from sglang_blend.simulate.stock import STOCK_QUEUES
 
 pytestmark = pytest.mark.engine
 
@@ -65,8 +65,7 @@ def _queues(
     pool = KvPool(job.tree, 100_000, "lru")
     cache = cache_class.create_simulated()
     for row in done:
-        pool.acquire(row, 1)
-        pool.computed(row)
+        pool.computed(row, pool.acquire(row, 1))
         cache.insert(insert_params(key=key_class(array("q", prompts[row]))))
     reqs = []
     for row in waiting:
@@ -74,7 +73,9 @@ def _queues(
         params.normalize(None)
         reqs.append(req_class(str(row), "", array("q", prompts[row]), params))
     policy_class(policy, cache, False, False, False).calc_priority(reqs)
-    simulated = STOCK_QUEUES[policy](np.array(waiting, np.int64), job.tree)
+    simulated = STOCK_QUEUES[policy](job.tree)
+    for row in waiting:
+        simulated.add(row)
     simulated.arrange(pool)
     queue = []
     while (row := simulated.peek()) is not None:
