@@ -53,7 +53,8 @@ def test_json_has_the_promised_keys(batch: Path, capsys: pytest.CaptureFixture[s
     assert report["order"] in report["orders"]
     assert set(report["orders"]) == set(order_names()) - {"auto"}
     for numbers in report["orders"].values():
-        assert set(numbers) == {"sharing_kept", "predicted_makespan_s", "optimum_fraction"}
+        assert {"sharing_kept", "predicted_makespan_s", "optimum_fraction", "reason"} < set(numbers)
+        assert 0 <= numbers["sharing_kept_at_run_time"] <= 1
         assert numbers["predicted_makespan_s"] > 0
         assert 0 < numbers["optimum_fraction"] <= 1
         assert numbers["predicted_makespan_s"] * numbers["optimum_fraction"] == pytest.approx(

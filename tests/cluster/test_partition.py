@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from core.strategies import tables
 from core.toy_cost import ToyCost
+from oracles.naive_prefix_tree import NaivePrefixTree
 from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.naive_prefix_tree import NaivePrefixTree
 from sglang_blend.core.orders import make_workload
 from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import PlanError

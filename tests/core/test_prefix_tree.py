@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.strategies import tables
-from sglang_blend.core.naive_prefix_tree import NaivePrefixTree
+from oracles.naive_prefix_tree import NaivePrefixTree
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.core.request import RequestTable, Side
 from sglang_blend.core.sharing import sharing_kept

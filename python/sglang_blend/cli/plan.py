@@ -19,11 +19,11 @@ from sglang_blend.cli.batch_prompts import (
     Tokenizer,
     read_batch_prompts,
 )
-from sglang_blend.cli.plan_output import PlannedJob, Prediction, print_text, to_json, write_html
+from sglang_blend.cli.plan_output import PlannedJob, print_text, to_json, write_html
+from sglang_blend.cli.predictions import Predictions
 from sglang_blend.config import FILE_HELP, Reading
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders import AUTO, make_schedule, make_workload, order_names
-from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.cost.bounds import bounds_of
 from sglang_blend.cost.break_even import break_even_of
@@ -34,7 +34,6 @@ from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.extras import require_extra
 from sglang_blend.location import location
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
-from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob
 
 _DEFAULTS = PlanConfig()
@@ -115,11 +114,13 @@ def run(args: argparse.Namespace) -> int:
     batch = read_batch_prompts(args.file, tokenizer, args.default_max_tokens, Reading.from_cli_args(args))
     begin = time.perf_counter()
     workload = make_workload(batch.table, cost, config)
-    predictor = _Predictions(workload, cost, engine, args.seed)
-    schedule = make_schedule(batch.table, cost, config, predict=predictor.makespan_s, workload=workload)
+    predictions = Predictions(workload, cost, engine, args.seed)
+    schedule = make_schedule(batch.table, cost, config, predict=predictions.makespan_s, workload=workload)
     plan_s = time.perf_counter() - begin
     schedules = {
-        name: make_schedule(batch.table, cost, replace(config, order=name), workload=workload)
+        name: make_schedule(
+            batch.table, cost, replace(config, order=name), predict=predictions.makespan_s, workload=workload
+        )
         for name in order_names()
         if name != AUTO
     }
@@ -131,9 +132,9 @@ def run(args: argparse.Namespace) -> int:
         workload=workload,
         schedule=schedule,
         schedules=schedules,
-        predictions={name: predictor.predict(each) for name, each in schedules.items()},
-        optimum_s=predictor.optimum_s,
-        num_simulated=predictor.num_simulated,
+        predictions={name: predictions.predict(each) for name, each in schedules.items()},
+        optimum_s=_optimum_s(workload, cost),
+        num_simulated=predictions.num_simulated,
         plan_s=plan_s,
     )
     if args.save is not None:
@@ -152,26 +153,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Predictions:
-    """Simulated makespans of one job's schedules, each order once."""
-
-    def __init__(self, workload: Workload, cost: RooflineCost, engine: EngineConfig, seed: int) -> None:
-        tree, output_len = workload.tree, workload.lengths.est_output_len
-        self._predict = MakespanPredictor(workload.table, cost, engine, tree=tree, seed=seed)
-        self._known: dict[str, float] = {}
-        job = SimulatedJob.from_table(workload.table, output_len, tree=tree)
-        #: max(compute, KV reads) of the whole job, seconds.
-        self.optimum_s = bounds_of(job.tree, output_len, cost, 0.0).optimum_s
-        self.num_simulated = tree.n
-
-    def makespan_s(self, schedule: Schedule) -> float:
-        """Predicted seconds; outputs are taken to be as long as expected."""
-        if schedule.order not in self._known:
-            self._known[schedule.order] = self._predict(schedule)
-            self.num_simulated = self._predict.sample_size(schedule) or schedule.n
-        return self._known[schedule.order]
-
-    def predict(self, schedule: Schedule) -> Prediction:
-        """Makespan and its share of the optimum."""
-        seconds = self.makespan_s(schedule)
-        return Prediction(seconds, self.optimum_s / seconds if seconds else 1.0)
+def _optimum_s(workload: Workload, cost: RooflineCost) -> float:
+    """max(compute, KV reads) of the whole job, seconds."""
+    output_len = workload.lengths.est_output_len
+    job = SimulatedJob.from_table(workload.table, output_len, tree=workload.tree)
+    return bounds_of(job.tree, output_len, cost, 0.0).optimum_s

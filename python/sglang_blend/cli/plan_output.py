@@ -6,7 +6,7 @@ import argparse
 import resource
 import sys
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +18,9 @@ from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.job.plan_facts import workload_facts
+from sglang_blend.simulate.predict import Predicted
 
 _HISTOGRAM_WIDTH = 40
-
-
-class Prediction(NamedTuple):
-    """What an order is expected to take, and max(compute, KV reads) over that."""
-
-    makespan_s: float
-    optimum_fraction: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +41,15 @@ class PlannedJob:
     workload: Workload
     schedule: Schedule
     schedules: dict[str, Schedule]
-    predictions: dict[str, Prediction]
+    predictions: dict[str, Predicted]
     optimum_s: float
     num_simulated: int
     plan_s: float
+
+    def optimum_fraction(self, order: str) -> float:
+        """max(compute, KV reads) over what an order is expected to take."""
+        seconds = self.predictions[order].makespan_s
+        return self.optimum_s / seconds if seconds else 1.0
 
 
 def to_json(planned: PlannedJob) -> dict[str, Any]:
@@ -68,7 +67,9 @@ def to_json(planned: PlannedJob) -> dict[str, Any]:
             name: {
                 "sharing_kept": schedules[name].sharing_kept,
                 "predicted_makespan_s": predictions[name].makespan_s,
-                "optimum_fraction": predictions[name].optimum_fraction,
+                "optimum_fraction": planned.optimum_fraction(name),
+                "sharing_kept_at_run_time": predictions[name].sharing_kept,
+                "reason": schedules[name].reason,
             }
             for name in schedules
         },
@@ -126,11 +127,14 @@ def print_text(planned: PlannedJob) -> None:
     num = planned.num_simulated
     sampled = f", extended from a sample of {num:,} requests" if num < tree.n else ""
     print(f"\nsimulated     engine mode {args.mode}{sampled}; outputs as long as expected")
-    print(f"{'order':14}{'sharing kept':>13}{'makespan':>12}{'of optimum':>12}")
+    print(f"{'order':14}{'sharing planned':>16}{'at run time':>12}{'makespan':>12}{'of optimum':>12}")
     for name, prediction in predictions.items():
-        kept = planned.schedules[name].sharing_kept
-        print(f"{name:14}{kept:>13.1%}{prediction.makespan_s:>10.1f} s{prediction.optimum_fraction:>12.1%}")
-    print(f"{'optimum':14}{'':13}{planned.optimum_s:>10.1f} s   max(compute, KV reads)")
+        kept = f"{planned.schedules[name].sharing_kept:>16.1%}{prediction.sharing_kept:>12.1%}"
+        print(f"{name:14}{kept}{prediction.makespan_s:>10.1f} s{planned.optimum_fraction(name):>12.1%}")
+    print(f"{'optimum':14}{'':28}{planned.optimum_s:>10.1f} s   max(compute, KV reads)")
+    for name, each in planned.schedules.items():
+        if each.reason:
+            print(f"{name:14}{each.reason}")
     print(f"\norder         {schedule.reason or schedule.order}")
     taken = predictions.get(schedule.order)
     if args.price_per_hour is not None and taken is not None:
@@ -169,8 +173,9 @@ def write_html(planned: PlannedJob) -> None:
             OrderForecast(
                 order=name,
                 sharing_kept=planned.schedules[name].sharing_kept,
+                sharing_at_run_time=prediction.sharing_kept,
                 makespan_s=prediction.makespan_s,
-                optimum_ratio=prediction.optimum_fraction,
+                optimum_ratio=planned.optimum_fraction(name),
             )
             for name, prediction in planned.predictions.items()
         ],

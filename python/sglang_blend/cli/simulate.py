@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from sglang_blend.bench.matrix import UNPLANNED, Contender
+from sglang_blend.cli.predictions import Predictions
 from sglang_blend.cli.report import write_page
 from sglang_blend.cli.simulate_job import add_job_options, known_lengths, read_job
 from sglang_blend.cli.simulate_replicas import REPLICA_COLUMNS, replica_counts, replica_records
@@ -36,7 +37,6 @@ from sglang_blend.extras import require_extra
 from sglang_blend.job.plan_facts import workload_facts
 from sglang_blend.report.records import JobRecord, simulated_job
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
-from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob, Simulation
 from sglang_blend.simulate.simulator import simulate_schedule
 
@@ -46,6 +46,7 @@ _COLUMNS = (
     "makespan_s",
     "optimum_fraction",
     "practical_fraction",
+    "sharing_planned",
     "sharing_kept",
     "retractions",
     "tail_s",
@@ -150,8 +151,9 @@ def run(args: argparse.Namespace) -> int:
     columns = _COLUMNS if counts is None else REPLICA_COLUMNS
     if not args.json:
         print(_heading(title, table, cost, job, args, columns))
+    predictions: dict[EngineConfig, Predictions] = {}
+    notes: list[str] = []
     for name, order, policy in compared:
-        schedule = None
         for mode in modes:
             engine = EngineConfig(
                 mode=mode,
@@ -170,13 +172,18 @@ def run(args: argparse.Namespace) -> int:
                 for record in records:
                     _print(record, args, columns)
                 continue
-            if schedule is None or order == AUTO:  # auto chooses for each engine anew
-                predict = MakespanPredictor(table, cost, engine, tree=tree) if order == AUTO else None
-                schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
+            if engine not in predictions:
+                predictions[engine] = Predictions(workload, cost, engine, args.seed)
+            predict = predictions[engine].makespan_s
+            schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
+            if schedule.reason:
+                notes.append(f"{name} in mode {mode}: {schedule.reason}")
             result = simulate_schedule(job, schedule, cost, engine, record_timeline=args.html is not None)
             if args.html is not None:
                 pages.append(_job_record(args, title, engine, result, schedule, workload, output_len))
-            _print(_record(name, mode, result, args), args, columns)
+            _print(_record(name, mode, schedule, result, args), args, columns)
+    if not args.json:
+        print("\n".join(notes))
     if args.html is not None:
         from sglang_blend.report.compare import compare_page
         from sglang_blend.report.pages import job_page
@@ -260,7 +267,9 @@ def _choices(what: str, text: str, allowed: tuple[str, ...]) -> list[Any]:
     return names
 
 
-def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace) -> dict[str, Any]:
+def _record(
+    order: str, mode: str, schedule: Schedule, result: Simulation, args: argparse.Namespace
+) -> dict[str, Any]:
     return {
         "order": order,
         "mode": mode,
@@ -269,12 +278,15 @@ def _record(order: str, mode: str, result: Simulation, args: argparse.Namespace)
         "optimum_fraction": result.optimum_fraction,
         "practical_optimum_s": result.bounds.practical_s,
         "practical_fraction": result.practical_fraction,
+        "sharing_planned": schedule.sharing_kept,
         "sharing_kept": result.sharing_kept,
         "retractions": result.retractions,
         "num_steps": result.num_steps,
         "tail_s": result.tail_s,
         "mean_kv_occupancy": result.mean_kv_occupancy,
         "seed": args.seed,
+        "ran": schedule.order,
+        "reason": schedule.reason,
         "simulated": True,
     }
 

@@ -7,7 +7,7 @@
 
 Every node is a range of leaves, so a sum over a subtree is the difference of two prefix sums, and whatever
 needs an ancestor jumps over doubling distances. Nothing recurses; the only Python objects are arrays.
-`naive_prefix_tree.py` is the obvious version that the tests hold this one against.
+`tests/oracles/naive_prefix_tree.py` is the obvious version that the tests hold this one against.
 
 SGLang matches whole pages: with `page_size` above 1 a shared length counts only up to the last full page, and
 nodes that differ only inside a page become one.

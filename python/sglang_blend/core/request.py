@@ -21,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from sglang_blend.core.columns import read_columns, write_columns
-from sglang_blend.core.cost_model import FloatArray, IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import PlanError
 
 
@@ -178,10 +178,9 @@ class Schedule:
         side: (n,) int8, `Side` of each request.
         est_output_len: (n,) int64, estimated output length, tokens, within `max_new_tokens`.
         admission_output_len: (n,) int64, the length to admit by, tokens: a quantile of its group.
-        mem_share: (n,) float64, share (0 to 1) of the KV memory that the request's side held when it was
-            placed; 1.0 where the order has no sides. For whoever reads a saved schedule: nothing here does.
         unit: (n,) int64, number of the unit (subtree kept together) that the request belongs to.
-        sharing_kept: part (0 to 1) of the possible prefix sharing that this order keeps.
+        sharing_kept: part (0 to 1) of the possible prefix sharing that this order keeps, by the pool in hand
+            where there is a cost model (`core.sharing`).
         root_density: compute density of the whole job; None without a cost model or without any output.
         num_observed: finished requests that the lengths rest on; 0 where they are guesses.
         seed: of every random choice.
@@ -194,7 +193,6 @@ class Schedule:
     side: NDArray[np.int8]
     est_output_len: IntArray
     admission_output_len: IntArray
-    mem_share: FloatArray
     unit: IntArray
     sharing_kept: float
     root_density: float | None
@@ -221,7 +219,7 @@ class Schedule:
         Raises:
             PlanError: the schedule is not a permutation, or a column does not fit.
         """
-        for name in ("side", "est_output_len", "admission_output_len", "mem_share", "unit"):
+        for name in ("side", "est_output_len", "admission_output_len", "unit"):
             column = getattr(self, name)
             _require(len(column) == self.n, f"schedule column {name} has {len(column)} rows, not {self.n}")
         seen = np.zeros(self.n, np.bool_)
@@ -246,7 +244,6 @@ class Schedule:
             "side": self.side,
             "est_output_len": self.est_output_len,
             "admission_output_len": self.admission_output_len,
-            "mem_share": self.mem_share,
             "unit": self.unit,
         }
         write_columns(path, kind="schedule", header=orjson.loads(orjson.dumps(header)), columns=columns)

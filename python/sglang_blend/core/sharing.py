@@ -1,44 +1,69 @@
-"""How much of the possible prefix sharing an order keeps.
+"""How much of the possible prefix sharing an order keeps, in a cache of any size or in the KV pool in hand.
 
 The measure is a cache with no memory beyond the current path: a segment of the prefix tree is computed each
 time the order enters the subtree of its node, and forgotten when the order leaves it. So request `k`
 computes its prompt but for the tokens it shares with the request before it. A dual-scan order has two
 current paths, the one of the last left and the one of the last right request, and a request uses the better
-of the two. A real cache, which holds what fits into the KV pool, keeps at least this much as long as it can
-hold the current paths; the simulator and the engine say how much more.
+of the two.
+
+Two paths need room for two beside what runs on them, so they have half of the pool. Since a side's last
+request, the other side has taken new tokens (prompts less what they reuse, and outputs) and goes on reading
+its own path; what that leaves of the half is what can be left of the first path, its root end longest, as a
+radix cache evicts leaves first. Without a `Pool` both paths are always there.
 
     kept = 1 - (computed tokens - unique tokens) / (shared tokens)      1.0 where nothing can be shared
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from sglang_blend.core.cost_model import IntArray
-from sglang_blend.core.prefix_tree import PrefixTree
+from sglang_blend.core.cost_model import FloatArray, IntArray
+from sglang_blend.core.prefix_tree import PrefixTree, prefix_sum
 from sglang_blend.core.request import Side
 
 # Waiting a step for fewer tokens of another request than this costs more than computing them twice.
 LEAST_SHARED_LEN = 8
+# Part of the KV pool that two paths share; what runs on them holds the rest.
+_PATHS_RATIO = 0.5
 
 
-def sharing_kept(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> float:
+class Pool(NamedTuple):
+    """The memory that an order has.
+
+    Attributes:
+        tokens: of the KV pool.
+        output_len: (n,) int64, expected output tokens of each row.
+    """
+
+    tokens: int
+    output_len: IntArray
+
+
+def sharing_kept(
+    tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None, pool: Pool | None = None
+) -> float:
     """Part (0 to 1) of the possible sharing that an order keeps; see the module for the definition.
 
     Args:
         tree: of the requests.
         sequence: (n,) int64, rows in the order they run.
         side: (n,) int8, `Side` of each row; None or all NONE means one current path.
+        pool: where the paths have to fit; None for a cache of any size.
 
     Returns:
         1.0 when every shared token is computed once, 0.0 when none is reused.
     """
     possible = tree.num_shared_tokens
-    return float(reused_len(tree, sequence, side).sum()) / possible if possible else 1.0
+    return float(reused_len(tree, sequence, side, pool).sum()) / possible if possible else 1.0
 
 
-def reused_len(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None) -> IntArray:
+def reused_len(
+    tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None, pool: Pool | None = None
+) -> IntArray:
     """(n,) int64, tokens of each position of the order that the current paths hold already."""
     if tree.n == 0:
         return np.zeros(0, np.int64)
@@ -46,9 +71,33 @@ def reused_len(tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | No
     if side is None or not (side != Side.NONE).any():
         return _shared_with(tree, leaf, np.arange(tree.n) - 1)
     of_position = side[sequence]
-    last_left = _last_before(of_position == Side.LEFT)
-    last_other = _last_before(of_position != Side.LEFT)
-    return np.maximum(_shared_with(tree, leaf, last_left), _shared_with(tree, leaf, last_other))
+    before = [_last_before(of_position == Side.LEFT), _last_before(of_position != Side.LEFT)]
+    shared = [_shared_with(tree, leaf, each) for each in before]
+    longest = np.maximum(*shared)
+    if pool is None:
+        return longest
+    taken = prefix_sum(tree.prompt_len[leaf] - longest + pool.output_len[sequence])
+    left = [
+        np.minimum(each, _room(pool.tokens, taken, longest, at))
+        for each, at in zip(shared, before, strict=True)
+    ]
+    reused: IntArray = np.maximum(*left)
+    return reused
+
+
+def _room(pool_tokens: int, taken: FloatArray, reused: IntArray, before: IntArray) -> IntArray:
+    """(n,) int64, what the requests after position `before` of the order leave of the pool for its path.
+
+    Args:
+        taken: (n + 1,) float64, new tokens of all positions before each.
+        reused: (n,) int64, tokens that each position finds in its own path.
+        before: (n,) int64, positions; -1 where there is none.
+    """
+    position = np.arange(len(before))
+    between = position - before > 1
+    first = np.minimum(before + 1, len(before) - 1)
+    others = taken[:-1] - taken[before + 1] + reused[first]
+    return np.where(between, np.maximum(_PATHS_RATIO * pool_tokens - others, 0), pool_tokens).astype(np.int64)
 
 
 def _last_before(wanted: NDArray[np.bool_]) -> IntArray:

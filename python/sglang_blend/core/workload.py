@@ -13,6 +13,7 @@ from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
 from sglang_blend.core.shared_reads import read_len
+from sglang_blend.core.sharing import Pool
 from sglang_blend.errors import PlanError
 
 
@@ -127,6 +128,11 @@ class Workload:
     def kv_pool_tokens(self) -> int:
         """Tokens of the KV pool."""
         return self._cost.kv_pool_tokens
+
+    @property
+    def pool(self) -> Pool | None:
+        """Where the paths of an order have to fit; None without a cost model."""
+        return None if self.cost is None else Pool(self.cost.kv_pool_tokens, self.lengths.est_output_len)
 
     @property
     def _cost(self) -> CostModel:

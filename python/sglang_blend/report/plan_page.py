@@ -14,10 +14,11 @@ from sglang_blend.report.workload import density_section, prefix_section
 
 @dataclass(frozen=True, kw_only=True)
 class OrderForecast:
-    """What one order would take, simulated; `sharing_kept` and `optimum_ratio` are 0 to 1."""
+    """What one order would take, simulated; both sharings and `optimum_ratio` are 0 to 1."""
 
     order: str
     sharing_kept: float
+    sharing_at_run_time: float
     makespan_s: float
     optimum_ratio: float
 
@@ -129,11 +130,12 @@ def _orders(plan: PlanForecast) -> Section:
         cells: list[Cell] = [f"{each.order} (taken)" if taken else each.order, units.seconds(each.makespan_s)]
         if priced:
             cells.append(units.with_unit(plan.cost(each.makespan_s), "money"))
-        rows.append((*cells, units.ratio(each.optimum_ratio), units.ratio(each.sharing_kept)))
+        sharing = (units.ratio(each.sharing_kept), units.ratio(each.sharing_at_run_time))
+        rows.append((*cells, units.ratio(each.optimum_ratio), *sharing))
     cost = ("cost",) if priced else ()
     table = Table(
-        head=("order", "makespan", *cost, "of the optimum", "sharing kept"),
-        align="lrrr" + "r" * priced,
+        head=("order", "makespan", *cost, "of the optimum", "sharing planned", "sharing at run time"),
+        align="lrrrr" + "r" * priced,
         rows=rows,
     )
     chart = Chart(

@@ -15,6 +15,7 @@ the job, all of it is simulated.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,21 @@ from sglang_blend.simulate.simulator import simulate_schedule
 _BLOCKS = 400
 _LIVES = 8.0
 _MOST_SAMPLED_RATIO = 0.7
+
+
+class Predicted(NamedTuple):
+    """A schedule's makespan, seconds, and the part (0 to 1) of the possible sharing that the cache keeps.
+
+    Of a sampled job the latter is the sample's.
+    """
+
+    makespan_s: float
+    sharing_kept: float
+
+    @classmethod
+    def of(cls, run: Simulation) -> Predicted:
+        """What one simulation says."""
+        return cls(run.makespan_s, run.sharing_kept)
 
 
 class MakespanPredictor:
@@ -84,20 +100,26 @@ class MakespanPredictor:
 
     def __call__(self, schedule: Schedule) -> float:
         """Seconds that the schedule is predicted to take."""
+        return self.predict(schedule).makespan_s
+
+    def predict(self, schedule: Schedule) -> Predicted:
+        """What the schedule is predicted to take, and to keep of the sharing."""
         job = self._job_of(schedule)
         size = self.sample_size(schedule)
         if size is None or self._drawn is None:
-            return simulate_schedule(job, schedule, self._cost, self._engine).makespan_s
+            return Predicted.of(simulate_schedule(job, schedule, self._cost, self._engine))
         if size == self._part_size:
             part = _restrict(job, schedule, np.sort(self._drawn[:size]))
-            return simulate_schedule(*part, self._cost, self._engine).makespan_s
+            return Predicted.of(simulate_schedule(*part, self._cost, self._engine))
         rows = (np.sort(self._drawn[:size]), np.sort(self._drawn[: size // 2]))
         whole, half = (_restrict(job, schedule, part) for part in rows)
-        seconds = [simulate_schedule(*part, self._cost, self._engine).makespan_s for part in (whole, half)]
+        runs = [simulate_schedule(*part, self._cost, self._engine) for part in (whole, half)]
+        seconds = [run.makespan_s for run in runs]
         work = [self._work_s(part) for part in (job, whole[0], half[0])]
         pace = (seconds[0] - seconds[1]) / (work[1] - work[2]) if work[1] > work[2] else seconds[0] / work[1]
         # No engine is faster than the optimum, which is at least half of compute + memory.
-        return seconds[0] + (work[0] / self._num_replicas - work[1]) * max(pace, 0.5)
+        rest_s = (work[0] / self._num_replicas - work[1]) * max(pace, 0.5)
+        return Predicted(seconds[0] + rest_s, runs[0].sharing_kept)
 
     def simulation(self, schedule: Schedule) -> Simulation:
         """The whole job's record, however large the job is."""
@@ -160,5 +182,5 @@ def _restrict(job: SimulatedJob, schedule: Schedule, rows: IntArray) -> tuple[Si
     )
     rank = np.empty(len(rows), np.int64)
     rank[np.argsort(schedule.rank[rows], kind="stable")] = np.arange(len(rows))
-    columns = ("side", "est_output_len", "admission_output_len", "mem_share", "unit")
+    columns = ("side", "est_output_len", "admission_output_len", "unit")
     return part, replace(schedule, rank=rank, **{name: getattr(schedule, name)[rows] for name in columns})

@@ -14,13 +14,10 @@ import numpy as np
 
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import CostModel, IntArray
-from sglang_blend.core.orders.auto import auto
-from sglang_blend.core.orders.dfs import dfs
+from sglang_blend.core.orders.auto import auto, no_slower
+from sglang_blend.core.orders.baselines import dfs, fcfs, longest_first, random
 from sglang_blend.core.orders.dual_scan import dual_scan
-from sglang_blend.core.orders.fcfs import fcfs
-from sglang_blend.core.orders.longest_first import longest_first
 from sglang_blend.core.orders.placement import Order, Placement
-from sglang_blend.core.orders.random import random
 from sglang_blend.core.orders.stationary import stationary
 from sglang_blend.core.output_length import OutputEstimate, OutputLengths
 from sglang_blend.core.prefix_tree import PrefixTree, build_prefix_tree
@@ -80,7 +77,8 @@ def make_schedule(
         table: the requests.
         cost: the machine; may be None for orders that do not look at it.
         config: the order and its settings.
-        predict: seconds that a schedule would take; `auto` chooses by it.
+        predict: seconds that a schedule would take. `auto` chooses by it, and another order that blends
+            gives way to `dfs` where it is not the faster one. Without it only bounds say what blending costs.
         workload: from `make_workload` with the same table, cost and config, when it is there already.
 
     Returns:
@@ -100,7 +98,8 @@ def make_schedule(
 
     if config.order == AUTO:
         return auto(workload, config, make, predict)
-    return make(config.order, "")
+    schedule = make(config.order, "")
+    return schedule if predict is None else no_slower(schedule, make, predict)
 
 
 def _to_schedule(
@@ -114,14 +113,13 @@ def _to_schedule(
     leaf: IntArray = tree.leaf_of_row
     side = placement.side[leaf]
     schedule = Schedule(
-        order=order,
+        order=placement.instead or order,
         rank=rank,
         side=side,
         est_output_len=workload.lengths.est_output_len,
         admission_output_len=workload.lengths.admission_output_len,
-        mem_share=placement.mem_share[leaf],
         unit=placement.unit[leaf],
-        sharing_kept=sharing_kept(tree, sequence, side),
+        sharing_kept=sharing_kept(tree, sequence, side, workload.pool),
         root_density=_finite_density(workload),
         seed=config.seed,
         config=config.to_json(),

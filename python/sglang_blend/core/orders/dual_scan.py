@@ -42,9 +42,11 @@ from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import FloatArray, IntArray
 from sglang_blend.core.density import log_density
 from sglang_blend.core.dual_scanner import DualScanner, ScanItems
+from sglang_blend.core.orders.baselines import not_blended
 from sglang_blend.core.orders.placement import Placement
 from sglang_blend.core.orders.stationary import tail_factor
 from sglang_blend.core.orders.within_loss import within_loss
+from sglang_blend.core.orders.worth_blending import nothing_to_blend
 from sglang_blend.core.request import Side
 from sglang_blend.core.split import Units, cut_by_density, layer_wise_order
 from sglang_blend.core.workload import Workload
@@ -55,22 +57,55 @@ _UNMERGED_REQUESTS = 20_000
 _BLOCKS_PER_POOL = 64
 # The unit in which the pointers meet is not divided if it has at most this part of the requests.
 _UNDIVIDED_RATIO = 1 / 8
+# Of the KV pool: a unit with a longer path is scanned by nobody, but run by itself.
+_LONGEST_PATH_RATIO = 1 / 8
+# Of the job's work: a smaller rest is not blended, but left where it stands.
+_LEAST_BLENDED_RATIO = 0.25
 # Keeps the scan short when the pool is tiny against the job.
 _MOST_BLOCKS = 200_000
 
 
 def dual_scan(workload: Workload, config: PlanConfig, rng: np.random.Generator) -> Placement:
     """Plan by the dual scan; keeps at least `1 - sharing_loss` of the possible sharing."""
+    if workload.root_density and (why := nothing_to_blend(workload, config)):
+        return not_blended(workload, why)
     shuffle_key = rng.random(workload.tree.n)
     strict = config.right_class_ratio == 1.0
     layered = layer_wise_order(workload, None if strict else shuffle_key)
 
     def place(budget: float) -> Placement:
         units = cut_by_density(workload, _CLASS_RATIO, budget)
+        alone, reason = _run_alone(workload, units)
+        if alone.all():
+            return not_blended(workload, reason)
         in_order = _sort_units(workload, config, units, layered, shuffle_key)
-        return _scan(workload, config, units, in_order)
+        scanned = _scan(workload, config, units, in_order[~alone[in_order]])
+        leaves = np.concatenate([np.flatnonzero(alone), scanned.leaves])
+        return scanned._replace(leaves=leaves, reason=reason or scanned.reason)
 
     return within_loss(workload, config, place)
+
+
+def _run_alone(workload: Workload, units: Units) -> tuple[NDArray[np.bool_], str]:
+    """Leaves of the units whose path leaves no room for another beside it, and why, as a sentence.
+
+    They run first, depth-first. All of them do where the others are too few to blend.
+    """
+    tree = workload.tree
+    path = np.zeros(units.num_units, np.int64)
+    np.maximum.at(path, units.of_leaf, tree.leaf_depth)
+    is_long = path > _LONGEST_PATH_RATIO * workload.kv_pool_tokens
+    if not is_long.any():
+        return np.zeros(tree.n, np.bool_), ""
+    alone = is_long[units.of_leaf]
+    words = (
+        f"prefixes of up to {path.max()} tokens do not fit into a KV pool of {workload.kv_pool_tokens} "
+        "tokens side by side"
+    )
+    work = workload.leaf_work_s
+    if work[~alone].sum() < _LEAST_BLENDED_RATIO * work.sum():
+        return np.ones(tree.n, np.bool_), words
+    return alone, f"{alone.sum()} of {tree.n} requests run first, not blended: {words}"
 
 
 def _sort_units(
@@ -96,9 +131,10 @@ def _sort_units(
 def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArray) -> Placement:
     """Let the dual scanner take blocks of the sorted list from both ends."""
     n = len(in_order)
-    side, mem_share = np.full(n, Side.LEFT, np.int8), np.ones(n)
+    side = np.full(workload.tree.n, Side.NONE, np.int8)
+    side[in_order] = Side.LEFT
     if not 0.0 < workload.root_density < np.inf:
-        return Placement(in_order, units.of_leaf, side, mem_share, "there is nothing to balance")
+        return Placement(in_order, units.of_leaf, side, "there is nothing to balance")
     output = workload.leaf_output_len[in_order].astype(np.float64)
     peak = workload.tree.prompt_len[in_order] + output
     first = _block_starts(peak, workload.kv_pool_tokens)
@@ -116,11 +152,10 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     scanner = DualScanner(
         items, mem_tokens=workload.kv_pool_tokens, min_left_requests=config.min_left_requests
     )
-    taken = _admissions(scanner, items.num_steps, workload.kv_pool_tokens)
+    taken = _admissions(scanner, items.num_steps)
     position, size = _expand(first, n, taken)
     leaves = in_order[position]
     side[leaves] = np.repeat(taken.side, size)
-    mem_share[leaves] = np.repeat(taken.share, size)
     at_step = np.repeat(taken.at_step, size)
     moved = _undivide(units, side)[leaves]
     leaves = np.concatenate([leaves[~moved], leaves[moved]])
@@ -128,7 +163,7 @@ def _scan(workload: Workload, config: PlanConfig, units: Units, in_order: IntArr
     if config.early_tail:
         factor = tail_factor(workload.leaf_output_len, taken.last_step)
         leaves = leaves[_early_tail(units, leaves, side, at_step, factor)]
-    return Placement(leaves, units.of_leaf, side, mem_share)
+    return Placement(leaves, units.of_leaf, side)
 
 
 def _undivide(units: Units, side: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -162,19 +197,17 @@ class _Taken(NamedTuple):
     Attributes:
         block: (b,) int64.
         side: (b,) int8, which scanner took it.
-        share: (b,) float64, that side's share of the memory at the time.
         at_step: (b,) float64, the clock when it was taken, decode steps.
         last_step: the clock when the last block leaves.
     """
 
     block: IntArray
     side: NDArray[np.int8]
-    share: FloatArray
     at_step: FloatArray
     last_step: float
 
 
-def _admissions(scanner: DualScanner, stay: FloatArray, kv_pool_tokens: int) -> _Taken:
+def _admissions(scanner: DualScanner, stay: FloatArray) -> _Taken:
     """Run the scanner against a clock of decode steps.
 
     Args:
@@ -183,7 +216,6 @@ def _admissions(scanner: DualScanner, stay: FloatArray, kv_pool_tokens: int) -> 
     num_steps: list[float] = stay.tolist()
     block: list[int] = []
     of_side: list[Side] = []
-    share: list[float] = []
     at_step: list[float] = []
     running: list[tuple[float, int]] = []
     now = 0.0
@@ -195,16 +227,12 @@ def _admissions(scanner: DualScanner, stay: FloatArray, kv_pool_tokens: int) -> 
             scanner.advance(now - before)
             scanner.release(finished)
             continue
-        split = scanner.split()
-        share.append((split.mem_left if side == Side.LEFT else split.mem_right) / kv_pool_tokens)
         of_side.append(side)
         at_step.append(now)
         block.append(scanner.admit(side))
         heapq.heappush(running, (now + num_steps[block[-1]], block[-1]))
     last_step = max(end for end, _ in running)
-    return _Taken(
-        np.array(block, np.int64), np.array(of_side, np.int8), np.array(share), np.array(at_step), last_step
-    )
+    return _Taken(np.array(block, np.int64), np.array(of_side, np.int8), np.array(at_step), last_step)
 
 
 def _expand(first: IntArray, n: int, taken: _Taken) -> tuple[IntArray, IntArray]:

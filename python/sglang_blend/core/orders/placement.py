@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.cost_model import FloatArray, IntArray
+from sglang_blend.core.cost_model import IntArray
 from sglang_blend.core.request import Side
 from sglang_blend.core.workload import Workload
 
@@ -21,15 +21,15 @@ class Placement(NamedTuple):
         leaves: (n,) int64, leaves in the order they run.
         unit: (n,) int64, unit of each leaf, in leaf order.
         side: (n,) int8, `Side` of each leaf, in leaf order.
-        mem_share: (n,) float64, share of the KV memory of the leaf's side when it was placed, in leaf order.
         reason: a sentence when the order decided something the user should know.
+        instead: name of the order that this is, where another one was asked for and left; else empty.
     """
 
     leaves: IntArray
     unit: IntArray
     side: NDArray[np.int8]
-    mem_share: FloatArray
     reason: str = ""
+    instead: str = ""
 
 
 Order = Callable[[Workload, PlanConfig, np.random.Generator], Placement]
@@ -42,6 +42,5 @@ def one_sided(leaves: IntArray, unit: IntArray | None = None, reason: str = "") 
         leaves,
         np.arange(n) if unit is None else unit,
         np.full(n, Side.NONE, np.int8),
-        np.ones(n),
         reason,
     )
