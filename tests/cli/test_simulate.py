@@ -76,7 +76,7 @@ def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
     out = capsys.readouterr().out
     assert "200 requests" in out
     assert "approximate" in out
-    assert [line.split()[:2] for line in out.splitlines()[3:]] == [
+    assert [line.split()[:2] for line in out.splitlines()[3:7]] == [
         ["dfs", "mixed"],
         ["dfs", "overlap"],
         ["auto", "mixed"],

@@ -23,9 +23,11 @@ SMALL_POOL = ToyCost(kv_pool_tokens=5000)
 def plan(table: RequestTable, order: str, seed: int = 0, **config: float) -> Schedule:
     """A schedule on the toy machine; `auto` predicts by the ranks of long outputs, anything will do."""
     settings = PlanConfig(order=order, seed=seed, **config)
-    return make_schedule(
-        table, SMALL_POOL, settings, predict=lambda schedule: float(schedule.rank @ table.max_new_tokens)
-    )
+
+    def predict(schedule: Schedule) -> float:
+        return float(schedule.rank @ table.max_new_tokens)
+
+    return make_schedule(table, SMALL_POOL, settings, predict=predict if order == "auto" else None)
 
 
 @pytest.mark.slow
@@ -45,7 +47,7 @@ def test_each_request_is_planned_exactly_once(table: RequestTable, order: str, p
 @given(table=tables(), order=st.sampled_from(SHARING_PRESERVING), page_size=st.sampled_from([1, 2]))
 @settings(max_examples=300, deadline=None)
 def test_sharing_is_kept_as_counted_token_by_token(table: RequestTable, order: str, page_size: int) -> None:
-    """The reported loss is the loss of the obvious cache in the pool, and it stays within the budget."""
+    """What an order gives up stays within the budget; in a small pool it is never counted as less."""
     schedule = plan(table, order, page_size=page_size)
     naive = NaivePrefixTree(table, page_size)
     unique = naive.num_unique_tokens
@@ -53,7 +55,7 @@ def test_sharing_is_kept_as_counted_token_by_token(table: RequestTable, order: s
     computed = naive.num_computed_tokens(schedule.sequence.tolist(), schedule.side)
     kept = 1 - (computed - unique) / possible if possible else 1.0
     assert schedule.sharing_kept <= kept + 1e-9
-    assert schedule.sharing_kept >= 0.99 or not possible
+    assert kept >= 0.99
 
 
 @pytest.mark.slow

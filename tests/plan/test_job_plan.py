@@ -62,7 +62,7 @@ def test_a_job_is_planned_for_an_engine_that_shares_reads() -> None:
 
 def test_what_the_sample_teaches_is_in_the_hints() -> None:
     table = job(LEAST_TO_SAMPLE)
-    plan = JobPlan(table, FACTS, order="dual-scan")
+    plan = JobPlan(table, FACTS._replace(mode="mixed"), order="dual-scan")
     assert len(plan.sample) == LEAST_TO_SAMPLE * 0.01
     assert plan.hints(0) is None, "no order yet"
     for row in plan.sample.tolist():
@@ -115,7 +115,7 @@ def test_a_run_is_predicted_as_paced_by_lengths_that_the_scheduler_learns() -> N
 
 
 def test_densities_in_hints_fall_from_left_to_right() -> None:
-    plan = JobPlan(job(400), FACTS, order="dual-scan")
+    plan = JobPlan(job(400, fixed_output=True), FACTS._replace(mode="mixed"), order="dual-scan")
     plan.make()
     hints = [read_hints({HINTS_KEY: plan.hints(row)}) for row in range(400)]
     left = [h.density for h in hints if h is not None and h.side == Side.LEFT]
@@ -123,6 +123,15 @@ def test_densities_in_hints_fall_from_left_to_right() -> None:
     assert left
     assert right
     assert np.median(left) > np.median(right)
+
+
+def test_an_order_that_is_not_surely_faster_gives_way_to_dfs() -> None:
+    """A step of the stock engine hides nothing, so there is nothing to win, and the plan says so."""
+    plan = JobPlan(job(400), FACTS, order="dual-scan")
+    plan.make()
+    assert plan.schedule.order == "dfs"
+    assert plan.schedule.reason.startswith("dfs, not blended: dual-scan is predicted to take")
+    assert set(plan.predicted_s) == {"dual-scan", "dfs"}
 
 
 def test_a_model_that_is_not_understood_is_planned_without_a_cost_model() -> None:

@@ -183,7 +183,8 @@ def run(args: argparse.Namespace) -> int:
                 pages.append(_job_record(args, title, engine, result, schedule, workload, output_len))
             _print(_record(name, mode, schedule, result, args), args, columns)
     if not args.json:
-        print("\n".join(notes))
+        for note in notes:
+            print(note)
     if args.html is not None:
         from sglang_blend.report.compare import compare_page
         from sglang_blend.report.pages import job_page

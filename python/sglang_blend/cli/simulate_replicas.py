@@ -8,7 +8,6 @@ from typing import Any
 from sglang_blend.cluster.plan import plan_for_replicas
 from sglang_blend.cluster.simulated import simulate_cluster
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.orders import AUTO
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
@@ -63,9 +62,7 @@ def replica_records(
     bounds = bounds_of(job.tree, job.output_len, cost, engine.interference)
     first_s = None
     for count in counts:
-        predict = None
-        if config.order == AUTO:
-            predict = MakespanPredictor(table, cost, engine, tree=tree, num_replicas=count)
+        predict = MakespanPredictor(table, cost, engine, tree=tree, seed=config.seed, num_replicas=count)
         plan = plan_for_replicas(
             table, cost, config, [1.0] * count, tree=tree, lengths=lengths, predict=predict
         )

@@ -43,6 +43,18 @@ class Pool(NamedTuple):
     output_len: IntArray
 
 
+class Reused(NamedTuple):
+    """Tokens that each position of an order finds in the current paths; (n,) int64 each.
+
+    Attributes:
+        anywhere: in a cache of any size.
+        in_pool: where the paths have to fit into the pool.
+    """
+
+    anywhere: IntArray
+    in_pool: IntArray
+
+
 def sharing_kept(
     tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None, pool: Pool | None = None
 ) -> float:
@@ -58,46 +70,48 @@ def sharing_kept(
         1.0 when every shared token is computed once, 0.0 when none is reused.
     """
     possible = tree.num_shared_tokens
-    return float(reused_len(tree, sequence, side, pool).sum()) / possible if possible else 1.0
+    return float(reused_len(tree, sequence, side, pool).in_pool.sum()) / possible if possible else 1.0
 
 
 def reused_len(
     tree: PrefixTree, sequence: IntArray, side: NDArray[np.int8] | None = None, pool: Pool | None = None
-) -> IntArray:
-    """(n,) int64, tokens of each position of the order that the current paths hold already."""
+) -> Reused:
+    """What an order finds in its current paths; arguments as for `sharing_kept`."""
     if tree.n == 0:
-        return np.zeros(0, np.int64)
+        return Reused(np.zeros(0, np.int64), np.zeros(0, np.int64))
     leaf = tree.leaf_of_row[sequence]
     if side is None or not (side != Side.NONE).any():
-        return _shared_with(tree, leaf, np.arange(tree.n) - 1)
-    of_position = side[sequence]
-    before = [_last_before(of_position == Side.LEFT), _last_before(of_position != Side.LEFT)]
-    shared = [_shared_with(tree, leaf, each) for each in before]
-    longest = np.maximum(*shared)
+        shared = _shared_with(tree, leaf, np.arange(tree.n) - 1)
+        return Reused(shared, shared)
+    is_left = side[sequence] == Side.LEFT
+    before = [_last_before(is_left), _last_before(~is_left)]
+    of_side = [_shared_with(tree, leaf, each) for each in before]
+    anywhere: IntArray = np.maximum(*of_side)
     if pool is None:
-        return longest
-    taken = prefix_sum(tree.prompt_len[leaf] - longest + pool.output_len[sequence])
-    left = [
-        np.minimum(each, _room(pool.tokens, taken, longest, at))
-        for each, at in zip(shared, before, strict=True)
+        return Reused(anywhere, anywhere)
+    taken = prefix_sum(tree.prompt_len[leaf] - anywhere + pool.output_len[sequence])
+    fitting = [
+        np.minimum(shared, _room(pool.tokens, taken, anywhere, at))
+        for shared, at in zip(of_side, before, strict=True)
     ]
-    reused: IntArray = np.maximum(*left)
-    return reused
+    return Reused(anywhere, np.maximum(*fitting))
 
 
 def _room(pool_tokens: int, taken: FloatArray, reused: IntArray, before: IntArray) -> IntArray:
     """(n,) int64, what the requests after position `before` of the order leave of the pool for its path.
+
+    Nothing is evicted while all that was ever taken fits.
 
     Args:
         taken: (n + 1,) float64, new tokens of all positions before each.
         reused: (n,) int64, tokens that each position finds in its own path.
         before: (n,) int64, positions; -1 where there is none.
     """
-    position = np.arange(len(before))
-    between = position - before > 1
     first = np.minimum(before + 1, len(before) - 1)
     others = taken[:-1] - taken[before + 1] + reused[first]
-    return np.where(between, np.maximum(_PATHS_RATIO * pool_tokens - others, 0), pool_tokens).astype(np.int64)
+    is_shared = (np.arange(len(before)) - before > 1) & (taken[1:] > pool_tokens)
+    room = np.where(is_shared, np.maximum(_PATHS_RATIO * pool_tokens - others, 0), pool_tokens)
+    return room.astype(np.int64)
 
 
 def _last_before(wanted: NDArray[np.bool_]) -> IntArray:

@@ -1,7 +1,8 @@
 """Makes an order that trades sharing for balance keep its word: it loses at most `sharing_loss`.
 
 The paper keeps 99% of the possible sharing. Where nearly everything is shared, 1% of the sharing is many
-times 1% of what has to be computed, so the loss is held to the same part of either.
+times 1% of what has to be computed, so the loss is held to the same part of either; and deep in a prompt a
+token takes longer, so it is held in seconds too (`worth_blending`).
 """
 
 from __future__ import annotations
@@ -11,35 +12,29 @@ from collections.abc import Callable
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.orders.baselines import not_blended
 from sglang_blend.core.orders.placement import Placement
-from sglang_blend.core.orders.worth_blending import is_worth_it, recomputed_s
-from sglang_blend.core.sharing import sharing_kept
+from sglang_blend.core.orders.worth_blending import most_recomputed, recomputed
 from sglang_blend.core.workload import Workload
 
 _HALVINGS = 5
 
 
 def within_loss(workload: Workload, config: PlanConfig, place: Callable[[float], Placement]) -> Placement:
-    """Place with the whole budget, and with half of it while the order keeps too little.
+    """Place with the whole budget, with half of it while the order keeps too little, and with none at last.
 
     Args:
         place: makes a placement that is expected to compute at most this many shared tokens again; with 0 it
-            must keep all sharing that the pool can hold.
+            must keep all sharing, as far as the pool can hold it.
 
     Returns:
-        The first placement that loses no more than `sharing_loss` of the possible sharing and of the tokens
-        that must be computed in any case, measured, and no more time than a blend is worth, by the pool in
-        hand. Where there is none the order of `dfs`.
+        The first placement that computes no more again than a blend may; the order of `dfs` where none does.
     """
-    tree = workload.tree
-    budget = config.sharing_loss * min(tree.num_shared_tokens, tree.num_unique_tokens)
-    for halving in range(_HALVINGS + 1):
-        placement = place(budget / 2**halving)
-        side = placement.side[tree.leaf_of_row]
-        kept = sharing_kept(tree, tree.sequence[placement.leaves], side)
-        if (1.0 - kept) * tree.num_shared_tokens <= budget + 1e-6 and is_worth_it(workload, placement):
+    most = most_recomputed(workload, config)
+    for budget in (*(most.tokens / 2**halving for halving in range(_HALVINGS + 1)), 0.0):
+        placement = place(budget)
+        again = recomputed(workload, placement)
+        # The last digits are those of sums in another order.
+        few_enough = again.tokens <= most.tokens + 1e-6
+        if few_enough and again.seconds <= most.seconds + 1e-9 * workload.total.compute_s:
             return placement
-    placement = place(0.0)
-    if is_worth_it(workload, placement):
-        return placement
-    lost = recomputed_s(workload, placement) / workload.total.compute_s
+    lost = again.seconds / workload.total.compute_s
     return not_blended(workload, f"prefixes left and entered again would cost {lost:.1%} of the compute time")

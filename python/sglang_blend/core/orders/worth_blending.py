@@ -9,6 +9,8 @@ runs compute and memory one after the other hides nothing, and then the cost is 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from sglang_blend.core.config import PlanConfig
@@ -44,23 +46,35 @@ def nothing_to_blend(workload: Workload, config: PlanConfig) -> str:
     return ""
 
 
-def recomputed_s(workload: Workload, placement: Placement) -> float:
-    """Seconds of compute that an order spends again on shared prefixes, by the pool in hand."""
+class Recomputed(NamedTuple):
+    """What an order computes again of shared prefixes.
+
+    Attributes:
+        tokens: with a cache of any size; what the order gave up.
+        seconds: of compute, with the pool in hand.
+    """
+
+    tokens: float
+    seconds: float
+
+
+def recomputed(workload: Workload, placement: Placement) -> Recomputed:
+    """What an order computes more than once."""
     tree = workload.tree
-    reused = reused_len(
-        tree,
-        tree.sequence[placement.leaves],
-        placement.side[tree.leaf_of_row],
-        workload.pool,
-    )
-    return float(workload.leaf_saved_s.sum() - workload.prefix_compute_s(reused).sum())
+    side = placement.side[tree.leaf_of_row]
+    reused = reused_len(tree, tree.sequence[placement.leaves], side, workload.pool)
+    seconds = workload.leaf_saved_s.sum() - workload.prefix_compute_s(reused.in_pool).sum()
+    return Recomputed(float(tree.num_shared_tokens - reused.anywhere.sum()), float(seconds))
 
 
-def is_worth_it(workload: Workload, placement: Placement) -> bool:
-    """Whether an order spends no more compute again than a blend may cost."""
+def most_recomputed(workload: Workload, config: PlanConfig) -> Recomputed:
+    """What a blend may compute again."""
+    tree = workload.tree
     compute, memory = workload.total.compute_s, workload.total.memory_s
-    allowed = min(_MOST_OF_JOB * (compute + memory), _MOST_OF_HIDDEN * min(compute, memory))
-    return recomputed_s(workload, placement) <= float(allowed) + 1e-9 * float(compute)
+    return Recomputed(
+        config.sharing_loss * min(tree.num_shared_tokens, tree.num_unique_tokens),
+        min(_MOST_OF_JOB * (compute + memory), _MOST_OF_HIDDEN * min(compute, memory)),
+    )
 
 
 def _log_spread(workload: Workload) -> float:
