@@ -28,7 +28,7 @@ def plan(table: RequestTable, pool_tokens: int) -> Schedule:
 
 
 def alternating(table: RequestTable) -> tuple[np.ndarray, np.ndarray]:
-    """The first documents on one side, the last on the other, in turn: an order of two paths, and its sides."""
+    """The first documents on one side, the last on the other, in turn: an order of two paths, its sides."""
     rows = np.arange(table.n)
     left, right = rows[: table.n // 2], rows[table.n // 2 :]
     side = np.where(rows < table.n // 2, Side.LEFT, Side.RIGHT).astype(np.int8)
