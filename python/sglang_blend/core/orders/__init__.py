@@ -99,7 +99,7 @@ def make_schedule(
     if config.order == AUTO:
         return auto(workload, config, make, predict)
     schedule = make(config.order, "")
-    return schedule if predict is None else no_slower(workload, schedule, make, predict)
+    return schedule if predict is None else no_slower(workload, config, schedule, make, predict)
 
 
 def _to_schedule(

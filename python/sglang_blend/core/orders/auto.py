@@ -6,16 +6,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders.stationary import expected_steps
 from sglang_blend.core.orders.worth_blending import nothing_to_blend
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 
 CANDIDATES = ("dfs", "stationary", "dual-scan")
-# An order must be predicted to be faster than those before it by more than the prediction can tell; more so
-# than dfs, which loses nothing, the fewer output lengths are known: simulated jobs of a thousand requests, 1%
-# of the lengths known, took up to 3% longer than predicted beside dfs.
+# An order must be predicted to be faster than those before it by more than the prediction can tell.
 _LEAST_GAIN = 0.005
+# Beside dfs, which loses nothing, it must be more where output lengths are not known: any request may be the
+# longest and start last, which no prediction sees. At least the first, and at least this part of the share of
+# the job's decode steps that the longest output may take.
 _LEAST_GAIN_UNKNOWN = 0.03
+_GAIN_OF_LONGEST = 1 / 8
 
 
 def auto(
@@ -42,7 +45,7 @@ def auto(
     schedules = {name: make(name, "") for name in CANDIDATES}
     seconds = {name: predict(schedule) for name, schedule in schedules.items()}
     best = CANDIDATES[0]
-    least_gain = _least_gain(workload)
+    least_gain = _least_gain(workload, config)
     for name in CANDIDATES[1:]:
         if seconds[name] < (1.0 - (least_gain if best == CANDIDATES[0] else _LEAST_GAIN)) * seconds[best]:
             best = name
@@ -52,6 +55,7 @@ def auto(
 
 def no_slower(
     workload: Workload,
+    config: PlanConfig,
     schedule: Schedule,
     make: Callable[[str, str], Schedule],
     predict: Callable[[Schedule], float],
@@ -69,7 +73,7 @@ def no_slower(
         return schedule
     plain = make(CANDIDATES[0], "")
     seconds, plain_seconds = predict(schedule), predict(plain)
-    least_gain = _least_gain(workload)
+    least_gain = _least_gain(workload, config)
     if seconds < (1.0 - least_gain) * plain_seconds:
         return schedule
     why = (
@@ -79,8 +83,11 @@ def no_slower(
     return replace(plain, reason=f"dfs, not blended: {why}")
 
 
-def _least_gain(workload: Workload) -> float:
+def _least_gain(workload: Workload, config: PlanConfig) -> float:
     """What an order must be predicted to gain over dfs, as a share of its time."""
-    num_open = int((~workload.table.fixed_output).sum())
+    is_open = ~workload.table.fixed_output
+    num_open = int(is_open.sum())
     unknown = max(1.0 - workload.lengths.num_observed / num_open, 0.0) if num_open else 0.0
-    return _LEAST_GAIN + unknown * (_LEAST_GAIN_UNKNOWN - _LEAST_GAIN)
+    longest = float(workload.table.max_new_tokens.max(where=is_open, initial=0))
+    of_longest = _GAIN_OF_LONGEST * min(longest / expected_steps(workload, config), 1.0)
+    return _LEAST_GAIN + unknown * (max(_LEAST_GAIN_UNKNOWN, of_longest) - _LEAST_GAIN)
