@@ -62,7 +62,7 @@ def test_a_job_is_planned_for_an_engine_that_shares_reads() -> None:
 
 def test_what_the_sample_teaches_is_in_the_hints() -> None:
     table = job(LEAST_TO_SAMPLE)
-    plan = JobPlan(table, FACTS._replace(mode="mixed"), order="dual-scan")
+    plan = JobPlan(table, FACTS, order="dual-scan")
     assert len(plan.sample) == LEAST_TO_SAMPLE * 0.01
     assert plan.hints(0) is None, "no order yet"
     for row in plan.sample.tolist():
@@ -73,7 +73,7 @@ def test_what_the_sample_teaches_is_in_the_hints() -> None:
         assert hints is not None
         assert hints.est_output_len == expected
         assert hints.rank == plan.schedule.rank[row]
-        assert hints.side in (Side.LEFT, Side.RIGHT)
+        assert hints.side == plan.schedule.side[row]
         assert hints.num_observed == len(plan.sample)
         assert hints.shared_len == (400 if row % 2 else 0)
 
