@@ -116,11 +116,21 @@ def test_a_line_without_end_is_not_read_into_memory(path: Path, monkeypatch: pyt
         assert [batch.item(i.offset, i.line_number) for i in items] == items
 
 
-def test_a_file_that_changes_under_the_job_is_noticed(path: Path) -> None:
+def test_an_accepted_line_is_read_again_as_it_was_checked(path: Path) -> None:
+    """With its null parameters left out, and behind a byte order mark."""
+    with_null = good("a").replace(b'"body":{', b'"body":{"top_p":null,')
+    assert b"null" in with_null
+    items = scan(path, b"\xef\xbb\xbf" + with_null + b"\n" + good("b"))
+    with BatchFile(path) as batch:
+        assert [batch.line(item.offset, item.line_number) for item in items] == items
+
+
+@pytest.mark.parametrize("instead", [b"x" * 200, b"[1]", b'"text"', b'{"custom_id": "a"}', b""])
+def test_a_file_that_changes_under_the_job_is_noticed(path: Path, instead: bytes) -> None:
     (item,) = scan(path, good("a"))
     assert isinstance(item, BatchLine)
     with BatchFile(path) as batch:
-        path.write_bytes(b"x" * 200)
+        path.write_bytes(instead)
         with pytest.raises(InputError, match="changed while"):
             batch.line(item.offset, item.line_number)
 

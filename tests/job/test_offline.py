@@ -17,6 +17,7 @@ import pytest
 from job.echo_engine import EchoEngine
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.errors import ConfigError, EngineError, InputError
+from sglang_blend.job import body_check, input
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.stop import Stop
 from sglang_blend.request import BatchLine, Prepared, Rejection
@@ -70,6 +71,19 @@ def test_the_summary_file_says_what_was_returned(groups: JobConfig) -> None:
     assert json.loads(resolve_files(groups).summary_file.read_text()) == json.loads(
         orjson.dumps(summary.to_json())
     )
+
+
+def test_each_line_is_checked_once(groups: JobConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read again to be prepared, and again to be run."""
+    checked: list[str] = []
+
+    def check(url: str, body: dict[str, Any]) -> Any:
+        checked.append(body["prompt"])
+        return body_check.check_body(url, body)
+
+    monkeypatch.setattr(input, "check_body", check)
+    assert OfflineJob(groups).run(EchoEngine).ok == 40
+    assert len(checked) == len(set(checked)) == 40
 
 
 def test_no_more_requests_are_in_flight_than_the_window(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from sglang_blend.config import Reading
 from sglang_blend.core.request import RequestTable
+from sglang_blend.core.table_builder import TableBuilder
 from sglang_blend.errors import ConfigError, InputError
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import text_of_body
 from sglang_blend.location import Location
-from sglang_blend.request import BatchLine, Rejection
+from sglang_blend.request import BatchLine, Prepared, Rejection, namespace
 
 # Lengths are planned; a cap that a line does not name is guessed.
 DEFAULT_MAX_TOKENS = 512
@@ -142,11 +143,7 @@ def read_batch_prompts(
     Raises:
         InputError: the file cannot be read, or no line of it can be used.
     """
-    chunks: list[NDArray[np.int32]] = []
-    caps: list[int] = []
-    fixed: list[bool] = []
-    namespaces: dict[str, int] = {}
-    of_request: list[int] = []
+    builder = TableBuilder()
     positions: list[tuple[int, int]] = []
     num_skipped, first_skipped, num_without_cap = 0, "", 0
     with BatchFile(place, reading=reading) as batch:
@@ -163,28 +160,19 @@ def read_batch_prompts(
                 num_skipped += 1
                 first_skipped = first_skipped or f"line {line.line_number}: {error}"
                 continue
-            namespace = namespaces.setdefault(_namespace(line.body), len(namespaces))
             for prompt in prompts * max(copies, 1):
-                chunks.append(prompt)
-                caps.append(cap)
-                fixed.append(exact)
-                of_request.append(namespace)
+                builder.append(Prepared(prompt, cap, exact, _namespace(line.body)))
                 num_without_cap += not named
                 positions.append((line.offset, line.line_number))
-    if not chunks:
+    if not len(builder):
         detail = f" ({first_skipped})" if first_skipped else ""
         raise InputError(
             f"{str(place)!r} has no line that can be planned{detail}; it must hold OpenAI Batch lines, "
             "or rows with prompts"
         )
-    table = RequestTable(
-        token_ids=np.concatenate(chunks),
-        offsets=np.concatenate([[0], np.cumsum([len(chunk) for chunk in chunks])]).astype(np.int64),
-        max_new_tokens=np.array(caps, np.int64),
-        fixed_output=np.array(fixed, np.bool_),
-        namespace=np.array(of_request, np.int32),
+    return BatchPrompts(
+        builder.table(), num_skipped, first_skipped, num_without_cap, np.array(positions, np.int64)
     )
-    return BatchPrompts(table, num_skipped, first_skipped, num_without_cap, np.array(positions, np.int64))
 
 
 @contextmanager
@@ -240,5 +228,4 @@ def _text_of(message: dict[str, Any]) -> str:
 
 
 def _namespace(body: dict[str, Any]) -> str:
-    """What keeps KV apart in SGLang: the adapter and the caller's own key."""
-    return repr([body.get(key) for key in ("lora_path", "extra_key", "cache_salt")])
+    return namespace(body.get("lora_path"), f"{body.get('cache_salt') or ''}{body.get('extra_key') or ''}")

@@ -99,12 +99,6 @@ def _prompt(value: object) -> Problem | None:
     return array(item)(value)
 
 
-def _stop(value: object) -> Problem | None:
-    return either("a string or an array of strings", filled_string, array(filled_string, allow_empty=True))(
-        value
-    )
-
-
 def _logit_bias(value: object) -> Problem | None:
     if not isinstance(value, dict):
         return wrong_type("an object", value)

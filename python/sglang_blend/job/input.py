@@ -37,7 +37,8 @@ _STARTS_WITH_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.
 class BatchFile:
     """The input opened for reading: batch lines, whatever format it has.
 
-    Use as a context manager. `scan` reads all lines once; `item` and `line` read one again at its offset. A
+    Use as a context manager. `scan` reads and checks all lines once; `item` and `line` read one
+    again at its offset. A
     table of prompts is written as batch lines into a file without a name first.
     """
 
@@ -123,18 +124,25 @@ class BatchFile:
         return parse_line(read_line(self._file), number, offset)
 
     def line(self, offset: int, number: int) -> BatchLine:
-        """Read the accepted line at `offset` again."""
-        item = self.item(offset, number)
-        if not isinstance(item, BatchLine):
+        """Read the line at `offset` again, which was accepted: it is not checked a second time.
+
+        Raises:
+            InputError: there is no such line any more.
+        """
+        self._file.seek(offset)
+        try:
+            line = orjson.loads(_without_bom(read_line(self._file), number))
+            url, body = line["url"], line["body"]
+            return BatchLine(number, offset, line["custom_id"], url, without_nulls(body, url))
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as e:
             raise InputError(
                 f"{self.path} changed while the job was reading it (line {number}): run the job again."
-            )
-        return item
+            ) from e
 
 
 def parse_line(raw: bytes, number: int, offset: int = 0) -> BatchLine | Rejection:
     """Check one line: encoding, JSON, envelope (custom_id, method, url, body), then the body."""
-    raw = raw.removeprefix(UTF8_BOM) if number == 1 else raw
+    raw = _without_bom(raw, number)
     custom_id: str | None = None
 
     def refuse(code: str, message: str, param: str | None = None) -> Rejection:
@@ -191,6 +199,10 @@ def parse_line(raw: bytes, number: int, offset: int = 0) -> BatchLine | Rejectio
     if problem:
         return refuse(problem.code, f"{problem.at or 'body'} {problem.message}.", problem.at or "body")
     return BatchLine(number, offset, custom_id, url, body)
+
+
+def _without_bom(raw: bytes, number: int) -> bytes:
+    return raw.removeprefix(UTF8_BOM) if number == 1 else raw
 
 
 def _first_key(raw: bytes) -> str | None:

@@ -105,7 +105,7 @@ async def run_planned(
         if answer.status_code == 200:
             plan.observe(row, answer.output_tokens)
             if record is not None:
-                record.add(submitted, answer, hints=hints, max_new_tokens=spool.max_new_tokens(row))
+                record.add(submitted, answer, hints=hints, max_new_tokens=int(plan.table.max_new_tokens[row]))
         progress.add(answer.prompt_tokens + answer.output_tokens, plan.work(row))
 
     def on_phase(phase: Phase) -> None:

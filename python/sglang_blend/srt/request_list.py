@@ -19,16 +19,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.sampling.sampling_params import SamplingParams
 
 from sglang_blend.core import RequestTable
+from sglang_blend.core.table_builder import TableBuilder
+from sglang_blend.request import Prepared, namespace
 
 # Texts tokenized in one call: the event loop stands still for so long.
 _TEXTS_PER_CALL = 256
-_ENDLESS = 2**31  # tokens; without a cap an output may go on to the end of the context
 
 
 @dataclass
@@ -52,25 +52,14 @@ class RequestList:
 
     def table(self, rows: Sequence[int], context_len: int) -> RequestTable:
         """The rows as the planner wants them; row `i` of the table is `rows[i]`."""
-        namespaces: dict[str, int] = {}
-        singles = [self.singles[row] for row in rows]
-        lengths = [len(single.input_ids) for single in singles]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        token_ids = np.empty(int(offsets[-1]), np.int32)
-        for row, single in enumerate(singles):
-            token_ids[offsets[row] : offsets[row + 1]] = single.input_ids
-        room = context_len - np.asarray(lengths, np.int64)
-        wanted = [self.params[row].max_new_tokens for row in rows]
-        return RequestTable(
-            token_ids=token_ids,
-            offsets=offsets,
-            max_new_tokens=np.minimum([_ENDLESS if cap is None else cap for cap in wanted], room),
-            fixed_output=np.asarray([self.params[row].ignore_eos for row in rows], np.bool_),
-            namespace=np.asarray(
-                [namespaces.setdefault(_namespace(single), len(namespaces)) for single in singles], np.int32
-            ),
-        )
+        return TableBuilder().extend(self._prepared(row, context_len) for row in rows).table()
+
+    def _prepared(self, row: int, context_len: int) -> Prepared:
+        single, params = self.singles[row], self.params[row]
+        room = context_len - len(single.input_ids)
+        cap = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+        key = namespace(single.lora_path, single.extra_key)
+        return Prepared(single.input_ids, cap, bool(params.ignore_eos), key)
 
 
 async def read_list(manager: TokenizerManager, request: GenerateReqInput) -> RequestList:
@@ -185,7 +174,3 @@ class _ParamsReader:
             params.verify(manager.model_config.vocab_size)
             self._last = given, params
         return self._last[1]
-
-
-def _namespace(single: GenerateReqInput) -> str:
-    return f"{single.lora_path or ''}\0{single.extra_key or ''}"

@@ -32,7 +32,7 @@ from sglang.srt.server_args import ServerArgs
 
 from sglang_blend.engine.messages import Ask
 from sglang_blend.errors import ConfigError
-from sglang_blend.request import Answer, BatchLine, Prepared, Rejection
+from sglang_blend.request import Answer, BatchLine, Prepared, Rejection, namespace
 from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.bodies import (
     ABORTED,
@@ -189,12 +189,11 @@ class Serving:
             return Prepared(token_ids, 0, True, "embedding")
         params = adapted.sampling_params
         wanted = params.get("max_new_tokens")
-        namespace = f"{adapted.lora_path or ''}\0{adapted.extra_key or ''}"
         return Prepared(
             token_ids,
             room if wanted is None else min(wanted, room),
             bool(params.get("ignore_eos")),
-            namespace,
+            namespace(adapted.lora_path, adapted.extra_key),
         )
 
     def _with_token_ids(self, request: Any, token_ids: Sequence[int]) -> Any:
