@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+from sglang_blend.console import printable
+
 
 def answer_of(record: dict) -> str:
     """Text of the first choice, chat or completion."""
     choice = record["response"]["body"]["choices"][0]
-    return choice["message"]["content"] if "message" in choice else choice["text"]
+    return (choice["message"]["content"] if "message" in choice else choice["text"]) or ""
 
 
 def main(path: Path) -> None:
@@ -23,7 +25,8 @@ def main(path: Path) -> None:
         if kind not in shown:
             shown.add(kind)
             text = " ".join(answer_of(record).split())
-            print(f"  {record['custom_id']:<22}{text[:150]}{'...' if len(text) > 150 else ''}")
+            # A model may have written what moves a terminal's cursor or sets its clipboard.
+            print(printable(f"  {record['custom_id']:<22}{text[:150]}{'...' if len(text) > 150 else ''}"))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ done
 code=0
 wait "$job" || code=$?
 
-# Not done when the time was up: back into the queue.
-if [ -n "$time_is_up" ] && [ "$code" -eq 143 ]; then
+# Not done when the time was up, or it could not go on here and now (75; a few times, then somebody has to look): back
+# into the queue.
+if { [ -n "$time_is_up" ] && [ "$code" -eq 143 ]; } || { [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 5 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -11,7 +11,7 @@ import orjson
 
 from sglang_blend.core import order_names
 from sglang_blend.errors import ConfigError
-from sglang_blend.location import Location, identity, location, plain_name
+from sglang_blend.location import Location, identity, in_words, location, plain_name
 
 # SLURM and spot machines send SIGTERM, and SIGKILL 30 s later.
 DEFAULT_DRAIN_TIMEOUT_S = 20.0
@@ -300,7 +300,7 @@ class JobConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        values = {k: str(v) if isinstance(v, Location) else v for k, v in vars(self).items()}
+        values = {k: in_words(v) if isinstance(v, Location) else v for k, v in vars(self).items()}
         return {**values, "reading": vars(self.reading)}
 
 

@@ -15,13 +15,13 @@ class BlendError(Exception):
         may_pass: the same command may succeed later, or on another machine, with nothing mended.
     """
 
+    exit_code = EXIT_UNUSABLE
+
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_MAY_PASS if self.may_pass else EXIT_UNUSABLE
+        if may_pass:
+            self.exit_code = EXIT_MAY_PASS
 
 
 class InputError(BlendError):

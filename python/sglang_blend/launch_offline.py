@@ -1,12 +1,14 @@
 """The main job: `python -m sglang_blend.launch_offline --file batch.jsonl`.
 
 Options of the job and, unchanged, every SGLang server flag. Exit codes: 0 every line was answered, 1 some
-lines failed, 2 the job could not run, 130 or 143 stopped by SIGINT or SIGTERM (what had finished is kept).
+lines failed, 2 the job cannot run, 75 it could not now and may later or elsewhere (EX_TEMPFAIL), 129, 130 or
+143 stopped by SIGHUP, SIGINT or SIGTERM. What had finished is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +16,17 @@ from pathlib import Path
 from sglang_blend import fork
 from sglang_blend.cluster.config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, OVERLAP_MODES, JobConfig, resolve_files
-from sglang_blend.console import DEFAULT_LOG_LEVEL, LOG_LEVELS, log_to_stderr, say
+from sglang_blend.console import DEFAULT_LOG_LEVEL, LOG_LEVELS, complain, log_to_stderr, open_streams, say
 from sglang_blend.engine.protocol import Engine
 from sglang_blend.engine.supervisor import SupervisorConfig
-from sglang_blend.errors import BlendError, ConfigError
+from sglang_blend.errors import EXIT_UNUSABLE, BlendError, ConfigError
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.stop import Stop
 from sglang_blend.machine import usable_cores
 from sglang_blend.report.at_end import make_report
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Run a whole batch file (OpenAI Batch format), or table of prompts, through SGLang as one job."
 EPILOG = (
@@ -34,6 +38,7 @@ EXIT_OK, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 128
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job from its command line; returns the exit code."""
+    open_streams()
     args, engine_argv = parse(sys.argv[1:] if argv is None else argv)
     return run(args, engine_argv)
 
@@ -62,11 +67,14 @@ def run(args: argparse.Namespace, engine_argv: Sequence[str]) -> int:
                 check=fork.require,
             )
         except BlendError as e:
-            print(f"launch_offline: {e}", file=sys.stderr)
+            complain(f"launch_offline: {e}")
             return e.exit_code
         except KeyboardInterrupt:
-            print("launch_offline: interrupted before the first request ran.", file=sys.stderr)
+            complain("launch_offline: interrupted.")
             return EXIT_INTERRUPTED + (stop.first_signal or 0)
+        except Exception:  # Python would leave with 1, which says that every line is done
+            logger.exception("launch_offline: this is a bug; what had finished is kept.")
+            return EXIT_UNUSABLE
     say(summary.text())
     if config.report and summary.complete and not job.was_finished:
         files = job.files

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from sglang_blend.errors import ConfigError
+from sglang_blend.blotting import without_signatures
+from sglang_blend.errors import BlendError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ _LASTING_NUMBERS = (
     errno.EREMCHG,  # S3: the bucket is elsewhere
 )
 _ONE_SLASH = re.compile(r"(s3|gs|gcs|hf|https?|az|abfs|file):/(?!/)")
-_USER_INFO = re.compile(r"(?<=://)[^/@]*@")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class Url:
     text: str
 
     def __str__(self) -> str:
-        shown = _USER_INFO.sub("", self.text)
-        return shown.partition("?")[0] if self.scheme in ("http", "https") else shown
+        return without_signatures(self.text)
 
     def __repr__(self) -> str:
         return f"Url({str(self)!r})"
@@ -172,7 +171,7 @@ def remote_errors() -> Iterator[None]:
     """Storages raise errors of their own; here they are OSErrors, as those of a disk are."""
     try:
         yield
-    except (OSError, ConfigError):
+    except (OSError, BlendError):
         raise
     except Exception as e:
         words = f"{type(e).__name__}: {e}"

@@ -1,7 +1,8 @@
 """A job on a real Ray of this machine, with engines that answer by words: `python ray_job.py BATCH KILLS
-[sharded]`.
+[sharded] [SIGTERM]`.
 
-KILLS actors are killed with SIGKILL while it runs. Prints the summary and what the job says of its replicas.
+KILLS actors are killed with SIGKILL while it runs; with the name of a signal it gets that itself after 200
+answers. Prints the summary and what the job says of its replicas.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sglang_blend.console import log_to_stderr
 from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import parts_folder
+from sglang_blend.job.stop import Stop
 
 
 class WordWorker(ReplicaWorker):
@@ -61,16 +63,24 @@ def kill_actors(output: Path, num_kills: int) -> None:
         os.kill(actors[number % len(actors)].pid, signal.SIGKILL)
 
 
+def stop_itself(output: Path, signum: signal.Signals) -> None:
+    while num_answers(output) < 200:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signum)
+
+
 def main() -> None:
     path, num_kills = Path(sys.argv[1]), int(sys.argv[2])
     log_to_stderr("info")
-    is_sharded = sys.argv[3:] == ["sharded"]
+    is_sharded = "sharded" in sys.argv[3:]
+    signals = [signal.Signals[name] for name in sys.argv[3:] if name.startswith("SIG")]
     config = JobConfig(file=path, window=16, order="dfs", sharded_output=is_sharded)
-    job = OfflineJob(config)
     output = resolve_files(config).output
     assert isinstance(output, Path)
     killer = threading.Thread(target=kill_actors, args=(output, num_kills), daemon=True)
     killer.start()
+    for signum in signals:
+        threading.Thread(target=stop_itself, args=(output, signum), daemon=True).start()
     engines: list[ClusterEngine] = []
 
     def start() -> ClusterEngine:
@@ -86,7 +96,8 @@ def main() -> None:
         )
         return engines[0]
 
-    summary: Any = job.run(start)
+    with Stop() as stop:
+        summary: Any = OfflineJob(config, stop).run(start)
     killer.join(timeout=1)
     said = {"summary": summary.to_json(), "all_killed": not killer.is_alive(), **engines[0].record()}
     # Ray writes to this stream too, when it hears of a death.

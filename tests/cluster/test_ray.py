@@ -111,6 +111,51 @@ def test_a_job_in_parts_that_was_killed_goes_on_from_them(tmp_path: Path) -> Non
     assert sorted(answers_in_parts(tmp_path)) == sorted(f"r{number}" for number in range(900))
 
 
+@pytest.mark.parametrize("sharded", [[], ["sharded"]])
+def test_sigterm_lets_all_replicas_finish_what_they_run(tmp_path: Path, sharded: list[str]) -> None:
+    """Ray puts a handler of its own in the place of the job's: with that the process ends on the spot."""
+    completions(tmp_path / "batch.jsonl", 900)
+    script = TESTS / "cluster" / "ray_job.py"
+    done = run_script(script, tmp_path / "batch.jsonl", "0", *sharded, "SIGTERM")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Stopping: waiting 20 s at most" in done.stderr
+    said: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])["summary"]
+    assert (said["complete"], said["stopped_by"]) == (False, "SIGTERM")
+    num_kept = said["ok"]
+    assert 200 < num_kept < 900, "what was in flight is there too"
+    assert num_kept == len(answers(tmp_path)) == len(set(answers(tmp_path)))
+    done = run_script(script, tmp_path / "batch.jsonl", "0", *sharded)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert orjson.loads(done.stdout.splitlines()[-1])["summary"]["resumed_ok"] == num_kept
+    assert sorted(answers(tmp_path)) == sorted(f"r{number}" for number in range(900))
+
+
+def answers(folder: Path) -> list[str]:
+    """custom_ids in the output, in whichever form it is."""
+    output = folder / "batch.output.jsonl"
+    lines = output.read_bytes().splitlines() if output.exists() else []
+    return [orjson.loads(line)["custom_id"] for line in lines] or answers_in_parts(folder)
+
+
+@pytest.mark.parametrize("whose", ["nobody", "everybody"])
+def test_a_cluster_that_somebody_else_names_is_not_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """Of a cluster that answers, a job runs what that sends."""
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    note.write_text("127.0.0.1:7777")
+    if whose == "everybody":
+        note.chmod(0o666)
+    elif os.geteuid():
+        pytest.skip("only root can give a file away")
+    else:
+        os.chown(note, 65534, 65534)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--ray-address auto.*is not yours"):
+        RayCluster(ClusterConfig(replicas=1, ray_address="auto"), [], ReplicaWorker)
+
+
 def test_two_jobs_on_one_machine_have_a_ray_each(tmp_path: Path) -> None:
     """The first ends, and stops its Ray, while the second runs."""
     for name, num_lines in (("first", 100), ("second", 900)):

@@ -132,6 +132,17 @@ def test_kubernetes_tries_again_only_what_can_get_better() -> None:
     assert POD["restartPolicy"] == "Never"  # else Kubernetes refuses the policy
 
 
+@pytest.mark.parametrize(("code", "ends_with"), [(0, 0), (1, 0), (2, 2), (75, 75), (143, 143)])
+def test_a_ray_job_with_failed_lines_is_not_run_again(code: int, ends_with: int) -> None:
+    """`backoffLimit` counts every exit code above 0, and 1 says that every line is done."""
+    job = yaml.safe_load((ROOT / "examples" / "cluster" / "rayjob.yaml").read_text())
+    around, command, _ = job["spec"]["entrypoint"].partition("python -m sglang_blend.launch_offline ")
+    assert command
+    assert (
+        subprocess.run(["bash", "-c", f"{around} bash -c 'exit {code}'"], check=False).returncode == ends_with
+    )
+
+
 def test_what_the_job_writes_to_can_be_written_to() -> None:
     """The root of the pod is read-only: the working folder, the home and /tmp are volumes."""
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]

@@ -68,6 +68,10 @@ class Slurm:
         self._started.append(process)
         return process
 
+    def set(self, name: str, value: str) -> None:
+        """In the environment of what is started from now on."""
+        self._env[name] = value
+
     def calls(self) -> list[str]:
         return self._calls.read_text().splitlines()
 
@@ -101,6 +105,20 @@ def test_the_exit_code_is_the_jobs(slurm: Slurm, tmp_path: Path, script: str, pr
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_input_that_cannot_be_used_ends_with_2(slurm: Slurm, tmp_path: Path, script: str) -> None:
     assert slurm.start(script, tmp_path / "none.jsonl").wait(PATIENCE_S) == 2
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("restarts", "requeued"), [("0", True), ("5", False)])
+def test_what_may_pass_elsewhere_is_queued_again_a_few_times(
+    slurm: Slurm, tmp_path: Path, script: str, restarts: str, requeued: bool
+) -> None:
+    """The first job still writes the output: the second ends with 75."""
+    batch = write_batch(tmp_path, "one", "sleep")
+    slurm.start(script, batch)
+    wait_for(lambda: num_answers(batch) == 1)
+    slurm.set("SLURM_RESTART_COUNT", restarts)
+    assert slurm.start(script, batch).wait(PATIENCE_S) == 75
+    assert ("scontrol requeue 7" in slurm.calls()) is requeued
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -1,7 +1,9 @@
 """The end of a job is as safe as its middle: "finished" is said of files that are there, of nothing else."""
 
 import errno
+import functools
 import gzip
+import http.server
 import json
 import os
 import signal
@@ -21,7 +23,7 @@ from job.test_offline import batch_line, write_batch
 from job.test_resume import never_started
 from sglang_blend import launch_offline
 from sglang_blend.config import JobConfig, resolve_files
-from sglang_blend.errors import ConfigError, OutputError
+from sglang_blend.errors import ConfigError, InputError, OutputError
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.result_file import ResultFile
 from sglang_blend.location import Location, Url, location
@@ -371,3 +373,119 @@ def test_a_writer_that_knows_nothing_of_locks_is_noticed(tmp_path: Path) -> None
     assert OfflineJob(config).run(EchoEngine).ok == 30
     ids = [json.loads(line)["custom_id"] for line in output.read_bytes().splitlines()]
     assert sorted(ids) == sorted(IDS)
+
+
+def test_an_input_that_is_written_over_in_place_is_noticed_and_nothing_gets_a_wrong_name(
+    tmp_path: Path,
+) -> None:
+    """`cp new.jsonl batch.jsonl`: lines of the same length, under the job's feet."""
+    config = replace(
+        write_batch(tmp_path / "b.jsonl", [batch_line(f"old-{i:02}", f"old {i:02}") for i in range(40)]),
+        window=4,
+    )
+    path = tmp_path / "b.jsonl"
+    old = path.read_bytes()
+
+    class WrittenOver(EchoEngine):
+        async def answer(self, *args: Any) -> Any:
+            if len(self.asked) == 10:
+                with path.open("r+b") as file:
+                    file.write(old.replace(b"old", b"new"))
+            return await super().answer(*args)
+
+    with pytest.raises(InputError, match="changed while the job was reading it"):
+        OfflineJob(config).run(WrittenOver)
+    ids = [json.loads(line)["custom_id"] for line in (tmp_path / "b.output.jsonl").read_bytes().splitlines()]
+    assert ids
+    assert all(custom_id.startswith("old") for custom_id in ids)
+    path.write_bytes(old)
+    assert OfflineJob(config).run(EchoEngine).ok == 40
+
+
+def test_an_input_that_was_touched_is_the_same_input(tmp_path: Path) -> None:
+    config = write_batch(tmp_path / "b.jsonl", [batch_line(i, "word") for i in IDS])
+
+    class Touched(EchoEngine):
+        async def answer(self, *args: Any) -> Any:
+            os.utime(tmp_path / "b.jsonl")
+            return await super().answer(*args)
+
+    assert OfflineJob(config).run(Touched).ok == 30
+
+
+def test_an_input_that_was_replaced_meanwhile_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By rename: the job goes on with what it has open."""
+    config = write_batch(tmp_path / "b.jsonl", [batch_line(i, "word") for i in IDS])
+
+    class Replaced(EchoEngine):
+        async def answer(self, *args: Any) -> Any:
+            if len(self.asked) == 10:
+                (tmp_path / "new").write_bytes(b"{}\n")
+                (tmp_path / "new").rename(tmp_path / "b.jsonl")
+            return await super().answer(*args)
+
+    assert OfflineJob(config).run(Replaced).ok == 30
+    assert "is not what it was when this job began" in caplog.text
+
+
+def test_a_path_that_is_not_utf8_runs_to_its_end(tmp_path: Path, main: Callable[[list[str]], int]) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_batch(folder / "b.jsonl", [batch_line("a", "word")])
+    assert main(["--file", str(folder / "b.jsonl"), "--no-report"]) == 0
+    assert main(["--file", str(folder / "b.jsonl"), "--no-report"]) == 0
+
+
+@pytest.mark.parametrize("usage", ["[]", '"x"', '{"prompt_tokens":"9"}', '{"prompt_tokens_details":3}'])
+def test_an_answer_that_somebody_edited_runs_again(tmp_path: Path, usage: str) -> None:
+    config = write_batch(tmp_path / "b.jsonl", [batch_line("a", "one"), batch_line("b", "two")])
+    OfflineJob(config).run(EchoEngine)
+    output = tmp_path / "b.output.jsonl"
+    output.write_text(output.read_text().replace('{"echo":"two"}', f'{{"usage":{usage}}}'))
+    assert '"usage"' in output.read_text()
+    engine = EchoEngine()
+    assert OfflineJob(config).run(lambda: engine).ok == 2
+    assert engine.asked == ["b"]
+
+
+@pytest.mark.parametrize("field", ["flags", "reading", "refusals", "finished", "input_sha256"])
+def test_a_job_file_of_another_version_is_no_job_file(tmp_path: Path, field: str) -> None:
+    config = write_batch(tmp_path / "b.jsonl", [batch_line("a", "one")])
+    OfflineJob(config).run(EchoEngine)
+    path = tmp_path / "b.job.json"
+    content = json.loads(path.read_text())
+    for changed in ({**content, field: 7}, {k: v for k, v in content.items() if k != field}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match=r"no .*says that it is this job's"):
+            OfflineJob(config).run(never_started)
+    del content["finished"]["summary"]["order"]
+    path.write_text(json.dumps(content))
+    assert OfflineJob(config).run(never_started).ok == 1
+
+
+def test_a_signed_address_names_no_file_and_stands_in_no_record(
+    tmp_path: Path, main: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual way to hand over one file; the next signature is the same job."""
+    served = tmp_path / "served"
+    served.mkdir()
+    write_batch(served / "b.jsonl", [batch_line("a", "word")])
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://user:hunter2@127.0.0.1:{server.server_port}/b.jsonl?X-Amz-Signature=hush"
+        assert main(["--file", f"{address}1", "--no-report"]) == 0
+        assert main(["--file", f"{address}2", "--no-report"]) == 0
+        assert main(["--file", address.replace("b.jsonl", "none.jsonl"), "--no-report"]) == 2
+        server.shutdown()
+    assert {path.name for path in here.iterdir()} >= {"b.output.jsonl", "b.job.json"}
+    for path in here.iterdir():
+        assert b"hush" not in path.read_bytes()
+        assert b"hunter2" not in path.read_bytes()
+        assert "hush" not in path.name

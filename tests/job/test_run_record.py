@@ -11,11 +11,12 @@ import orjson
 import pytest
 
 from job.echo_engine import EchoEngine
+from sglang_blend.blotting import without_secrets
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.engine.messages import Ask
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.plan_facts import preview, text_of_body
-from sglang_blend.job.run_record import RequestSample, without_secrets
+from sglang_blend.job.run_record import RequestSample
 from sglang_blend.request import Answer, EngineFacts, Failure
 
 LLAMA = {
@@ -133,3 +134,24 @@ def test_every_kind_of_body_has_a_text() -> None:
 def test_keys_are_not_shown() -> None:
     argv = ["--admin-api-key=letmein", "--max-total-tokens", "4000", "--ssl-keyfile-password", "x"]
     assert without_secrets(argv) == ["--admin-api-key=***", *argv[1:4], "***"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"),
+    [
+        (
+            "--x-config",
+            '{"secret_key": "hush", "n": [{"apiKey": "hush"}]}',
+            '{"secret_key":"***","n":[{"apiKey":"***"}]}',
+        ),
+        ("--x-config", '{"eos_token": "</s>", "max_tokens": 5}', '{"eos_token":"</s>","max_tokens":5}'),
+        ("--otlp-traces-endpoint", "https://u:hush@host/v1", "https://host/v1"),
+        ("--model-path", "s3://KEY:hush@bucket/model", "s3://bucket/model"),
+        ("--file-storage", "https://host/a?X-Amz-Signature=hush&b=1", "https://host/a"),
+        ("--kv-events-config", '{"url": "https://u:hush@h/x"}', '{"url":"https://h/x"}'),
+        ("--hf-token", "hush", "***"),
+    ],
+)
+def test_what_is_secret_inside_a_value_is_not_shown(flag: str, value: str, shown: str) -> None:
+    assert without_secrets([flag, value]) == [flag, shown]
+    assert without_secrets([f"{flag}={value}"]) == [f"{flag}={shown}"]

@@ -20,7 +20,7 @@ import orjson
 
 from sglang_blend.bench.matrix import UNPLANNED, Contender, WorkerConfig
 from sglang_blend.config import JobConfig, Reading
-from sglang_blend.console import log_to_stderr
+from sglang_blend.console import complain, log_to_stderr
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.engine.protocol import Engine
 from sglang_blend.errors import BlendError, EngineError, InputError
@@ -195,7 +195,7 @@ def main() -> int:
     try:
         report = run_all(config)
     except BlendError as e:
-        print(f"bench: {e}", file=sys.stderr)
+        complain(f"bench: {e}")
         return e.exit_code
     Path(sys.argv[2]).write_bytes(orjson.dumps(report))
     return 0

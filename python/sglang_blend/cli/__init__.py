@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sglang_blend import __version__
 from sglang_blend.cli import bench, calibrate, fork, plan, report, run, simulate
-from sglang_blend.console import EXIT_BROKEN_PIPE, drop_stdout, log_to_stderr
+from sglang_blend.console import EXIT_BROKEN_PIPE, complain, drop_stdout, log_to_stderr, open_streams
 from sglang_blend.errors import BlendError
 
 # What a shell reports of a program that SIGINT ended.
@@ -18,6 +18,7 @@ SUBCOMMANDS = (run, plan, simulate, bench, calibrate, report, fork)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, dispatch, turn a `BlendError` into its sentence and exit code; Ctrl-C and `| head` are quiet."""
+    open_streams()
     log_to_stderr()
     parser = make_parser()
     args, engine_argv = parser.parse_known_args(argv)
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return exit_code
     except BlendError as error:
-        print(f"sglang-blend: {error}", file=sys.stderr)
+        complain(f"sglang-blend: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

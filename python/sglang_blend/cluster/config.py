@@ -16,8 +16,8 @@ class ClusterConfig:
 
     Attributes:
         replicas: engines that share the job.
-        ray_address: of a running Ray cluster; None takes one that this machine belongs to, else starts Ray
-            here for the time of the job.
+        ray_address: of a running Ray cluster, "auto" for the one that this machine belongs to; None starts
+            Ray here for the time of the job.
         start_timeout: seconds that a replica may wait for its resources and load its model.
     """
 
@@ -38,8 +38,8 @@ class ClusterConfig:
         group.add_argument(
             "--ray-address",
             metavar="ADDRESS",
-            help="Ray cluster to run on: auto, host:port or ray://host:port (default: the one this machine "
-            "belongs to, else Ray is started here and stopped at the end)",
+            help="Ray cluster to run on: host:port, ray://host:port, or auto for the one this machine belongs"
+            " to (default: Ray is started here and stopped at the end)",
         )
         group.add_argument(
             "--replica-start-timeout",

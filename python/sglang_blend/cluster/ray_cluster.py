@@ -13,9 +13,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
+import stat
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,17 +153,20 @@ class RayCluster:
     def _connect(self) -> str | None:
         ray = self._ray
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        address = self._config.ray_address or os.environ.get("RAY_ADDRESS") or _started_here()
+        address = self._config.ray_address or os.environ.get("RAY_ADDRESS")
         if address is None:
             logger.info("No Ray cluster is here; starting Ray for this job.")
             self.is_ours = True
             # Ray would run its workers at the lowest priority, and with them the engines.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            context = ray.init(address="local", **options)
+            with _handlers_kept():
+                context = ray.init(address="local", **options)
         else:
             try:
+                address = _started_here() if address == "auto" else address
                 _knock(address)
-                context = ray.init(address=address, **options)
+                with _handlers_kept():
+                    context = ray.init(address=address, **options)
             except Exception as e:  # Ray raises many kinds
                 raise ConfigError(
                     f"--ray-address {address}: no Ray cluster answers there ({reason_of(e)}); `ray status` "
@@ -222,19 +228,42 @@ class RayCluster:
         )
 
 
-def _started_here() -> str | None:
-    """Address of the cluster that `ray start` made this machine a part of; None where none runs.
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts handlers of its own in the place of the job's: with them SIGTERM ends the process on the spot.
 
-    Ray's own `auto` also finds a Ray that another program has started for itself and will stop. Source:
-    Ray's `ray_current_cluster`, which `ray start` writes and `ray stop` empties.
+    Source: `ray._private.worker.connect`, Ray 2.60.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # nobody else has any
+        before = {signum: signal.getsignal(signum) for signum in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is not handler:
+                signal.signal(signum, handler)
+
+
+def _started_here() -> str:
+    """Address of the cluster that `ray start` made this machine a part of.
+
+    Ray's own `auto` also finds a Ray that another program has started for itself and will stop, and believes
+    whoever wrote the note: of a cluster that answers, a job runs what that sends. Source: Ray's
+    `ray_current_cluster`, which `ray start` writes and `ray stop` empties.
+
+    Raises:
+        OSError: there is none, or somebody else has written the note.
     """
     noted = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    try:
-        address = noted.read_text().strip()
-        _knock(address)
-    except OSError:
-        return None
-    return address or None
+    with noted.open() as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+            raise PermissionError(f"{noted} is not yours: name the cluster's address")
+        address = file.read().strip()
+    if not address:
+        raise FileNotFoundError("`ray start` has not run on this machine")
+    return address
 
 
 def _knock(address: str) -> None:

@@ -168,6 +168,11 @@ class Checkpoint:
 
     def finish(self, summary: Summary, num_unsettled: int) -> None:
         """Note the end of the job, so that running it again takes no time. After `finish_files`."""
+        if stamp_of(self._files.file) != self._identity.input_stamp:
+            logger.warning(
+                "%s is not what it was when this job began; the results are those of its old content.",
+                self._files.file,
+            )
         finished = Finished(
             sizes=self._sizes(),
             sorted=self._config.sort_output,

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sglang_blend.blotting import BLOT, blotted, is_secret
 from sglang_blend.errors import ConfigError
 
 # Names of one flag, as SGLang has them.
@@ -83,7 +84,9 @@ def answer_flags(argv: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, values in _flags(argv):
         if not name.removeprefix("--").startswith(SAME_ANSWERS):
-            found[name] = " ".join(value + (_digest(Path(value)) if value else "") for value in values)
+            shown = [BLOT if is_secret(name) else blotted(value) for value in values]
+            digests = [_digest(Path(value)) if value else "" for value in values]
+            found[name] = " ".join(map("".join, zip(shown, digests, strict=True)))
     return dict(sorted(found.items()))
 
 

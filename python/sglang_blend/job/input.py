@@ -8,7 +8,6 @@ are turned into batch lines.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from sglang_blend.errors import BlendError, InputError
 from sglang_blend.job.body_check import URLS, check_body, without_nulls
 from sglang_blend.job.fields import cut, kind, short
 from sglang_blend.job.lines import MAX_LINE_BYTES, UTF8_BOM, bounded_lines, first_line, is_too_long, read_line
-from sglang_blend.job.source import discard, open_plain, room_in, temporary_file
+from sglang_blend.job.source import Unchanged, discard, open_plain, room_in, temporary_file
 from sglang_blend.job.tables import batch_lines, format_of
 from sglang_blend.location import Location
 from sglang_blend.request import BatchLine, Rejection
@@ -64,6 +63,7 @@ class BatchFile:
         except BlendError:
             self._file.close()
             raise
+        self._unchanged = Unchanged(self._file)
 
     def __enter__(self) -> BatchFile:
         return self
@@ -78,11 +78,19 @@ class BatchFile:
 
     def sha256(self) -> str:
         """Digest of the plain content, in hexadecimal."""
-        self._file.seek(0)
-        digest = hashlib.sha256()
-        while block := self._file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+        return self._unchanged.digest()
+
+    def check_unchanged(self) -> None:
+        """See that nobody has written over it since its digest was taken.
+
+        Raises:
+            InputError: somebody has.
+        """
+        if not self._unchanged:
+            raise InputError(
+                f"{self.path} changed while the job was reading it: the results so far are those of its "
+                "old content. Put that back and give the same command again, or name another --output."
+            )
 
     def scan(self) -> Iterator[BatchLine | Rejection]:
         """Every non-blank line in file order, on its own: accepted or refused."""
@@ -119,9 +127,15 @@ class BatchFile:
             )
 
     def item(self, offset: int, number: int) -> BatchLine | Rejection:
-        """Read the line at `offset` again."""
+        """Read the line at `offset` again.
+
+        Raises:
+            InputError: the file has changed.
+        """
         self._file.seek(offset)
-        return parse_line(read_line(self._file), number, offset)
+        raw = read_line(self._file)
+        self.check_unchanged()
+        return parse_line(raw, number, offset)
 
     def line(self, offset: int, number: int) -> BatchLine:
         """Read the line at `offset` again, which was accepted: it is not checked a second time.

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sglang_blend.blotting import without_secrets
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import counted
 from sglang_blend.engine.protocol import Engine
@@ -27,12 +28,12 @@ from sglang_blend.job.plan_facts import plan_facts, text_of_body
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.results import Results
-from sglang_blend.job.run_record import RunRecord, without_secrets
+from sglang_blend.job.run_record import RunRecord
 from sglang_blend.job.runner import prepare, run_planned
 from sglang_blend.job.spool import RequestSpool
 from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
-from sglang_blend.location import size_of
+from sglang_blend.location import in_words, size_of
 from sglang_blend.plan.job_plan import JobPlan
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class OfflineJob:
                         self._earlier = checkpoint.recover(index)
                     self._run_lines(batch, index, checkpoint, start_engine)
                     if self._num_not_run == 0:
-                        self._finish(index, checkpoint)
+                        self._finish(batch, index, checkpoint)
             except (Interrupted, asyncio.CancelledError):
                 logger.info("Interrupted.")
             finally:
@@ -152,8 +153,9 @@ class OfflineJob:
             if self._engine is not None:
                 self._run_requests(batch, self._engine, index, results)
 
-    def _finish(self, index: LineIndex, checkpoint: Checkpoint) -> None:
+    def _finish(self, batch: BatchFile, index: LineIndex, checkpoint: Checkpoint) -> None:
         """The job is complete when its files are, and only then."""
+        batch.check_unchanged()
         tally = self._earlier + self._tally
         with self._timed("finish"):
             checkpoint.finish_files(index, tally)
@@ -264,11 +266,12 @@ class OfflineJob:
     def _summary(self, *, complete: bool) -> Summary:
         tally = self._earlier + self._tally
         made, stopped_by = self._plan, self._stop.first_signal
+        output = self.files.output
         planned = made if made is not None and made.is_made else None
         return Summary(
-            file=str(self.files.file),
-            output=str(parts_folder(self.files.output) if self._config.sharded_output else self.files.output),
-            error_file=str(self.files.error_file),
+            file=in_words(self.files.file),
+            output=in_words(parts_folder(output) if self._config.sharded_output else output),
+            error_file=in_words(self.files.error_file),
             order=planned.schedule.order if planned else self._config.order,
             order_reason=planned.schedule.reason if planned else "",
             sampled=len(made.sample) if made else 0,

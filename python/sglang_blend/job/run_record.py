@@ -14,7 +14,7 @@ import math
 import random
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from sglang_blend.request import Answer
 logger = logging.getLogger(__name__)
 
 SAMPLE_SIZE = 20_000
-_SECRETS = ("-key", "-token", "-password", "-secret")
 
 
 class RequestSample:
@@ -122,18 +121,6 @@ class RunRecord:
         lines.append({"requests": self.requests.to_json()})
         lines.append({"end": end})
         lines.close()
-
-
-def without_secrets(argv: Sequence[str]) -> list[str]:
-    """Flags as they were given, the values of keys and passwords blotted out."""
-    shown: list[str] = []
-    hide = False
-    for word in argv:
-        name, equals, _ = word.partition("=")
-        is_secret = name.startswith("--") and name.endswith(_SECRETS)
-        shown.append("***" if hide else f"{name}=***" if is_secret and equals else word)
-        hide = is_secret and not equals
-    return shown
 
 
 def _short(value: float) -> float | None:

@@ -6,16 +6,17 @@ file without a name in the work directory, which goes with the process.
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sglang_blend.errors import ConfigError, InputError, OutputError
 from sglang_blend.job.packing import Packing, TornError, packing_of_content, packing_of_name, unpack
-from sglang_blend.location import Location, Url, remote_errors
+from sglang_blend.location import Location, Url, in_words, may_pass
 
 
 def stamp_of(place: Location) -> str | None:
@@ -26,14 +27,46 @@ def stamp_of(place: Location) -> str | None:
     try:
         if isinstance(place, Path):
             found = place.stat()
-            return f"{place.resolve()} {found.st_size} {found.st_mtime_ns}"
-        with remote_errors():
-            file_system, path = place.connect()
-            info = file_system.info(path)
+            return f"{in_words(place.resolve())} {found.st_size} {found.st_mtime_ns}"
+        info = place.ask(lambda file_system, path: file_system.info(path))
     except (OSError, ConfigError):
         return None
     marks = [str(info[key]) for key in ("ETag", "etag", "md5Hash", "blob_id", "sha") if info.get(key)]
     return " ".join([str(place), str(info.get("size")), *marks]) if marks else None
+
+
+class Unchanged:
+    """Sees whether an open file is still what it was, though somebody may write over it in place."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        file.flush()
+        self._file = file
+        self._digest: str | None = None
+        self._stamp = self._now()
+
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hexadecimal; of the disk, not of what was read ahead."""
+        digest, at = hashlib.sha256(), 0
+        while block := os.pread(self._file.fileno(), 1 << 20, at):
+            digest.update(block)
+            at += len(block)
+        self._digest = self._digest or digest.hexdigest()
+        return digest.hexdigest()
+
+    def __bool__(self) -> bool:
+        """A look at size and times; where they differ, at the content."""
+        now = self._now()
+        if now == self._stamp:
+            return True
+        first = self._digest
+        if first is None or self.digest() != first:
+            return False
+        self._stamp = now
+        return True
+
+    def _now(self) -> tuple[int, ...]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def open_plain(place: Location, work_dir: Path, *, named: str = "--file ") -> IO[bytes]:
@@ -81,18 +114,29 @@ def _open_local(path: Path, named: str) -> IO[bytes]:
 
 
 def _fetched(url: Url, work_dir: Path, named: str) -> IO[bytes]:
-    file_system, path = url.connect()
     local = temporary_file(work_dir)
-    try:
+
+    def fetch(file_system: Any, path: str) -> None:
+        local.seek(0)
+        local.truncate()
         with file_system.open(path, "rb") as remote:
-            shutil.copyfileobj(remote, local, 1 << 20)
+            while piece := remote.read(1 << 20):
+                with room_in(work_dir):
+                    local.write(piece)
+        with room_in(work_dir):
+            local.flush()
+
+    try:
+        url.ask(fetch)
     except FileNotFoundError as e:
-        local.close()
+        discard(local)
         raise InputError(f"{named}{url} does not exist: name a batch file.") from e
-    except Exception as e:
-        # Each storage raises errors of its own.
-        local.close()
-        raise InputError(f"{named}{url} cannot be fetched ({type(e).__name__}: {e}).") from e
+    except OSError as e:
+        discard(local)
+        raise InputError(f"{named}{url} cannot be fetched ({e}).", may_pass=may_pass(e)) from e
+    except BaseException:
+        discard(local)
+        raise
     local.seek(0)
     return local
 

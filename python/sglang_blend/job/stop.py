@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM mean to a job: the first one lets it finish what is in flight, the second ends it.
+"""What SIGINT, SIGTERM and SIGHUP mean to a job: the first lets what is in flight finish, the second ends it.
 
 with Stop() as stop:
     with stop.calls(handler):     # in an event loop; outside, a signal raises `Interrupted`
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A lost terminal or connection (SIGHUP) is a wish to stop, except under nohup, which lets it be ignored.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,6 +32,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         for signum in STOP_SIGNALS:
+            if signum is signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN:
+                continue
             self._before[signum] = signal.signal(signum, self._on_signal)
         return self
 
