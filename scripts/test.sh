@@ -14,6 +14,6 @@ fi
 .venv/bin/mypy
 # Two at a time; those that measure, or kill at a moment, run by themselves, also after a failure.
 failed=0
-.venv/bin/python -m pytest --durations=15 -n 2 --dist loadgroup -m "not alone" || failed=1
+.venv/bin/python -m pytest --durations=15 -n 2 --dist loadgroup --no-loadscope-reorder -m "not alone" || failed=1
 .venv/bin/python -m pytest --durations=5 -m alone || failed=1
 exit "$failed"

@@ -243,7 +243,7 @@ def test_shares_that_make_no_sense_are_refused(shares: list[float]) -> None:
     assert str(shares) in str(caught.value)
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_200_000_requests_are_cut_into_512_parts() -> None:
     """Equal loads and little lost, in seconds of processor time; the bound leaves room for a busy machine."""
     config = PlanConfig()

@@ -15,7 +15,7 @@ from sglang_blend.ray_data import generate
 
 SCRIPT = Path(__file__).with_name("ray_data_job.py")
 
-pytestmark = [pytest.mark.ray, pytest.mark.alone]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("ray")]
 
 
 @pytest.mark.engine

@@ -1,7 +1,8 @@
 """Notebooks run from top to bottom in a real kernel, on the demo model.
 
 Every notebook in `examples/notebooks` is found here; `written_for_sglang.ipynb` beside this file imports
-SGLang and runs on this package after changing that line.
+SGLang and runs on this package after changing that line, and the cells of `runtime_written_for_sglang.ipynb`
+run on the server of `frontend_language.ipynb`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sglang_blend.demo_model import demo_model_path
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "notebooks"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 WRITTEN_FOR_SGLANG = Path(__file__).with_name("written_for_sglang.ipynb")
+RUNTIME_WRITTEN_FOR_SGLANG = Path(__file__).with_name("runtime_written_for_sglang.ipynb")
 CELL_TIMEOUT_S = 400
 # Kernel and client are told each other's ports by asyncio machinery that leaves sockets to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -74,6 +76,9 @@ def test_the_documented_runtime_is_the_notebooks() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     notebook = read(path)
+    if path.stem == "frontend_language":
+        assert notebook.cells.pop().source == "runtime.shutdown()"
+        notebook.cells += read(RUNTIME_WRITTEN_FOR_SGLANG).cells  # ends with it
     client_of(notebook, tmp_path).execute()
     assert not [p for p in psutil.Process().children(recursive=True) if "sglang" in p.name()]
     said = printed(notebook)
@@ -100,7 +105,6 @@ def test_a_notebook_written_for_sglang_runs_after_changing_the_import(
 ) -> None:
     """One of its cells is interrupted, as the stop button of a notebook does it; others are run twice."""
     monkeypatch.setenv("MODEL_PATH", str(demo_model_path()))
-    monkeypatch.setenv("EXPECTED_POLICY", "dual-scan")
     notebook = read(WRITTEN_FOR_SGLANG)
     (imports,) = [cell for cell in notebook.cells if "import sglang as sgl\n" in cell.source]
     imports.source = imports.source.replace("import sglang as sgl\n", "import sglang_blend as sgl\n")

@@ -112,7 +112,7 @@ def test_auto_takes_the_order_that_is_predicted_fastest(trace):
     assert "by predicted makespan" in schedule.reason
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 def test_ten_thousand_requests_take_a_few_seconds(trace, schedules):
     """Generous for a busy machine: under 15 s of processor time, where 1 to 2 s are usual."""
     job = SimulatedJob.from_table(trace.table, trace.output_len)
