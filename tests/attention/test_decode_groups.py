@@ -1,5 +1,8 @@
 """The forest that requests join and leave finds what the obvious grouping finds."""
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,14 +16,19 @@ from sglang_blend.attention.shared_runs import SharedRuns
 from sglang_blend.cost.break_even import BreakEven
 
 
-def said(groups: SharedRuns) -> list[tuple]:
+def _without_last(slots: list[Any], at: Any) -> list[Any]:
+    """Slots of the prompts that are asked for, without what is computed in this step."""
+    return [slots[i][:-1] for i in at]
+
+
+def said(groups: SharedRuns) -> list[tuple[Any, ...]]:
     """Everything a result says, comparable."""
     runs = [(r.start, r.end, r.slots.tolist(), r.readers.tolist(), r.level) for r in groups.runs]
     return [*runs, groups.private_start.tolist()]
 
 
 @given(prompts, break_evens)
-def test_the_forest_groups_as_the_obvious_way_does(prompts, break_even) -> None:
+def test_the_forest_groups_as_the_obvious_way_does(prompts: Any, break_even: Any) -> None:
     radix = RadixSlots()
     slots = [radix.slots(p) for p in prompts]
     forest = PrefixForest(break_even)
@@ -31,7 +39,7 @@ def test_the_forest_groups_as_the_obvious_way_does(prompts, break_even) -> None:
 
 
 @given(prompts, break_evens, st.data())
-def test_leaving_is_as_if_one_had_never_joined(prompts, break_even, data) -> None:
+def test_leaving_is_as_if_one_had_never_joined(prompts: Any, break_even: Any, data: Any) -> None:
     radix = RadixSlots()
     slots = [radix.slots(p) for p in prompts]
     forest = PrefixForest(break_even)
@@ -47,7 +55,7 @@ def test_leaving_is_as_if_one_had_never_joined(prompts, break_even, data) -> Non
 
 
 @given(prompts, break_evens)
-def test_every_token_is_in_one_part(prompts, break_even) -> None:
+def test_every_token_is_in_one_part(prompts: Any, break_even: Any) -> None:
     """Runs and private part of a request, one after the other, are its slots."""
     radix = RadixSlots()
     slots = [radix.slots(p) for p in prompts]
@@ -67,7 +75,7 @@ def test_every_token_is_in_one_part(prompts, break_even) -> None:
     ),
     break_evens,
 )
-def test_following_the_batch_is_as_looking_at_it_anew(steps, break_even) -> None:
+def test_following_the_batch_is_as_looking_at_it_anew(steps: Any, break_even: Any) -> None:
     """Requests come, decode and go, and rows are used again at once."""
     radix, groups = RadixSlots(), DecodeGroups(break_even)
     running: dict[int, list[int]] = {}  # row -> tokens
@@ -88,7 +96,7 @@ def test_following_the_batch_is_as_looking_at_it_anew(steps, break_even) -> None
             slots = [radix.slots(tokens) for tokens in running.values()]
             rows = np.array(list(running), np.int64)
             lens = np.array([len(s) for s in slots], np.int64)
-            found = groups.update(rows, lens, lambda at, slots=slots: [slots[i][:-1] for i in at])
+            found = groups.update(rows, lens, partial(_without_last, slots))
             assert said(found) == said(naive_groups([s[:-1] for s in slots], break_even))
 
 

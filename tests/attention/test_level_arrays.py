@@ -1,5 +1,7 @@
 """The arrays for paged kernels: attention level by level over them is attention over whole requests."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ def merge(a: tuple[np.ndarray, float], b: tuple[np.ndarray, float]) -> tuple[np.
 
 
 @given(prompts.filter(len), break_evens, st.integers(0, 2**31))
-def test_the_levels_and_the_private_parts_are_the_whole(prompts, break_even, seed) -> None:
+def test_the_levels_and_the_private_parts_are_the_whole(prompts: Any, break_even: Any, seed: Any) -> None:
     """What the GPU backend computes, with the kernels written out."""
     radix, rng = RadixSlots(), np.random.default_rng(seed)
     cached = [radix.slots(p) for p in prompts]

@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +27,12 @@ def bench_gpu() -> ModuleType:
     return module
 
 
-def _bodies(path: Path) -> list[dict[str, object]]:
+def _bodies(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["body"] for line in path.read_text().splitlines()]
 
 
 @pytest.mark.slow
-def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu, tmp_path):
+def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu: ModuleType, tmp_path: Path) -> None:
     """1,696 + 886 requests; the sharing is that of their prefix tree."""
     path = tmp_path / "blend.jsonl"
     bench_gpu.write_part(path, "blend", 1.0, "m")
@@ -50,7 +51,7 @@ def test_the_blend_part_shares_58_percent_of_its_prompts(bench_gpu, tmp_path):
     assert sorted(set(table.max_new_tokens.tolist()))[-1] <= 1540
 
 
-def test_the_long_part_generates_more_than_it_reads(bench_gpu, tmp_path):
+def test_the_long_part_generates_more_than_it_reads(bench_gpu: ModuleType, tmp_path: Path) -> None:
     """Most requests are short prompts with long outputs; a smaller scale keeps the kinds."""
     path = tmp_path / "long.jsonl"
     bench_gpu.write_part(path, "long", 0.1, "m")
@@ -60,7 +61,7 @@ def test_the_long_part_generates_more_than_it_reads(bench_gpu, tmp_path):
     assert all(body["ignore_eos"] for body in bodies)
 
 
-def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
+def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu: ModuleType) -> None:
     """Without pdmux, which stock SGLang users do not run; a configuration that failed says so."""
 
     def record(mode: str, policy: str, wall_s: float) -> dict[str, object]:
@@ -81,7 +82,7 @@ def test_the_table_compares_with_the_fastest_stock_configuration(bench_gpu):
     assert "exit code 1" in text.splitlines()[5]
 
 
-def test_only_what_should_end_in_time_is_started(bench_gpu, tmp_path):
+def test_only_what_should_end_in_time_is_started(bench_gpu: ModuleType, tmp_path: Path) -> None:
     """By the slowest run so far, and as often as orders share the engine; a part never run is started."""
     record = {"runs": [{"wall_s": 40.0}, {"wall_s": 70.0}], "start_s": 50.0}
     (tmp_path / "blend.none.lpm.json").write_text(json.dumps(record))
@@ -90,7 +91,7 @@ def test_only_what_should_end_in_time_is_started(bench_gpu, tmp_path):
     assert bench_gpu._expected_s(tmp_path, "long", 2) == 0.0
 
 
-def test_a_configuration_goes_on_with_its_next_shuffle(bench_gpu, tmp_path):
+def test_a_configuration_goes_on_with_its_next_shuffle(bench_gpu: ModuleType, tmp_path: Path) -> None:
     """What failed is not tried again; orders of a policy share an engine where they have run as often."""
     args = argparse.Namespace(out=tmp_path, shuffles=3)
     records = {
@@ -108,14 +109,15 @@ def test_a_configuration_goes_on_with_its_next_shuffle(bench_gpu, tmp_path):
     assert engine == bench_gpu._engine(args, ("blend", "none", "fcfs@dfs")) == ("blend", "none", "fcfs", 2)
 
 
-def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu):
+def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu: ModuleType) -> None:
     """Runs are added to those of earlier calls; a failed request makes the configuration a failed one."""
     runs = [{"policy": "fcfs", "shuffle": n, "wall_s": 1.0, "failed": 0} for n in range(2)]
     other = {"policy": "fcfs@dfs", "shuffle": 0, "wall_s": 1.0, "failed": 0}
     first = {"runs": [runs[0], other], "tree_minimum_prompt_tokens": 7}
     record = bench_gpu._merged({}, {"policy": "fcfs", "start_s": 5.0}, first)
     assert (record["runs"], record["tree_minimum_prompt_tokens"]) == (runs[:1], 7)
-    for nothing in ({"runs": []}, {"runs": [], "tree_minimum_prompt_tokens": 0}):
+    nothings: list[dict[str, Any]] = [{"runs": []}, {"runs": [], "tree_minimum_prompt_tokens": 0}]
+    for nothing in nothings:
         assert bench_gpu._merged(record, {"policy": "fcfs", "start_s": 5.0}, nothing) == record
     again = {"runs": [runs[1] | {"failed": 1}], "tree_minimum_prompt_tokens": 7}
     record = bench_gpu._merged(record, {"policy": "fcfs", "start_s": 5.0}, again)
@@ -123,7 +125,9 @@ def test_a_call_that_ran_nothing_leaves_what_there_was(bench_gpu):
     assert "error" in record
 
 
-def test_a_configuration_whose_engine_failed_is_written_down_as_that(bench_gpu, tmp_path, monkeypatch):
+def test_a_configuration_whose_engine_failed_is_written_down_as_that(
+    bench_gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of what it printed counts; what earlier calls measured stays, with the error beside it."""
     args = argparse.Namespace(out=tmp_path, shuffles=3, file=Path("batch.jsonl"))
     run = {"policy": "fcfs", "shuffle": 0, "wall_s": 1.0, "failed": 0}

@@ -66,7 +66,7 @@ def run_on(engine: EchoEngine, config: WorkerConfig, monkeypatch: pytest.MonkeyP
         assert [job.max_restarts for job in jobs] == [0], "another engine would not be the one measured"
 
 
-def test_an_engine_that_answers_is_measured(tmp_path, monkeypatch):
+def test_an_engine_that_answers_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed beside that is counted, for the reader to judge."""
     config = config_of(tmp_path, ["one two", "three", "refuse this", "crash"], num_shuffles=2)
     runs = run_on(MeasuredEngine(), config, monkeypatch)
@@ -80,47 +80,57 @@ def test_an_engine_that_answers_is_measured(tmp_path, monkeypatch):
         ("refuse", "status 400.*refused by the engine"),
     ],
 )
-def test_a_run_in_which_all_requests_failed_is_refused(prompt, words, tmp_path, monkeypatch):
+def test_a_run_in_which_all_requests_failed_is_refused(
+    prompt: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the words of the first failure."""
     config = config_of(tmp_path, [prompt] * 3)
     with pytest.raises(EngineError, match=f"fcfs: all 3 requests failed; {words}"):
         run_on(MeasuredEngine(), config, monkeypatch)
 
 
-def test_an_engine_that_dies_in_a_later_run_takes_the_earlier_ones_with_it(tmp_path, monkeypatch):
+def test_an_engine_that_dies_in_a_later_run_takes_the_earlier_ones_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it measured before, nobody knows to be sound."""
     config = config_of(tmp_path, ["one", "two"], num_shuffles=2)
     with pytest.raises(EngineError, match="the engine died"):
         run_on(MeasuredEngine(dies_after=3), config, monkeypatch)
 
 
-def test_the_worker_leaves_no_report_of_a_run_that_was_refused(tmp_path, monkeypatch, capsys):
+def test_the_worker_leaves_no_report_of_a_run_that_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It ends with the exit code of the error."""
     given, found = tmp_path / "config.json", tmp_path / "report.json"
     given.write_bytes(orjson.dumps(config_of(tmp_path, ["crash"]).to_json()))
     monkeypatch.setattr(worker, "start_engine", lambda argv, job, log: MeasuredEngine())
     monkeypatch.setattr("sys.argv", ["worker", str(given), str(found)])
-    assert worker.main() == EngineError.exit_code != 0
+    assert worker.main() == EngineError("").exit_code != 0
     assert "all 1 requests failed" in capsys.readouterr().err
     assert not found.exists()
 
 
 @pytest.mark.parametrize("code", [2, -9, 0], ids=["refused", "killed", "without a report"])
-def test_the_command_takes_no_report_of_a_worker_that_failed(code, tmp_path, monkeypatch):
+def test_the_command_takes_no_report_of_a_worker_that_failed(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever its exit code is, when there is no report."""
-    done = subprocess.CompletedProcess([], code)
-    monkeypatch.setattr(bench.subprocess, "run", lambda *args, **kwargs: done)
+    done = subprocess.CompletedProcess[bytes]([], code)
+    monkeypatch.setattr("sglang_blend.cli.bench.subprocess.run", lambda *args, **kwargs: done)
     with pytest.raises(EngineError, match=rf"the engine for fcfs failed \(exit code {code}\)"):
         bench._run_worker(config_of(tmp_path, ["one"]))
 
 
-def test_the_command_takes_no_report_that_a_failing_worker_wrote(tmp_path, monkeypatch):
+def test_the_command_takes_no_report_that_a_failing_worker_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may have died after it wrote some of it."""
 
     def die_late(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[bytes]:
         Path(command[-1]).write_bytes(b'{"runs": [], "tree_minimum_prompt_tokens": 0}')
         return subprocess.CompletedProcess(command, 1)
 
-    monkeypatch.setattr(bench.subprocess, "run", die_late)
+    monkeypatch.setattr("sglang_blend.cli.bench.subprocess.run", die_late)
     with pytest.raises(EngineError, match="exit code 1"):
         bench._run_worker(config_of(tmp_path, ["one"]))

@@ -1,15 +1,17 @@
 """A profiler trace is summed up by kind of work, on a device or on a CPU."""
 
+from typing import Any
+
 import pytest
 
 from sglang_blend.bench.trace_summary import kind_of, summarise
 
 
-def _event(name, ts, dur, cat="kernel", tid=1):
+def _event(name: Any, ts: Any, dur: Any, cat: Any = "kernel", tid: Any = 1) -> Any:
     return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "pid": 0, "tid": tid}
 
 
-def test_kernels_count_and_gaps_are_idle():
+def test_kernels_count_and_gaps_are_idle() -> None:
     """Two streams overlap: both count with their kind, the device is busy once; the host does not count."""
     summary = summarise(
         [
@@ -26,7 +28,7 @@ def test_kernels_count_and_gaps_are_idle():
     assert summary.kinds == [("linear layers", 0.4), ("attention", 0.4), ("copies and indices", 0.1)]
 
 
-def test_on_a_cpu_an_operator_counts_without_those_inside_it():
+def test_on_a_cpu_an_operator_counts_without_those_inside_it() -> None:
     """Only of the thread that has most to do."""
     summary = summarise(
         [
@@ -44,7 +46,7 @@ def test_on_a_cpu_an_operator_counts_without_those_inside_it():
     assert (summary.span_s, summary.busy_s) == (2.0, 1.5)
 
 
-def test_an_empty_trace_has_no_time():
+def test_an_empty_trace_has_no_time() -> None:
     """And no division by it."""
     assert summarise([]).idle_ratio == 0.0
 
@@ -60,6 +62,6 @@ def test_an_empty_trace_has_no_time():
         ("something", "other"),
     ],
 )
-def test_names_tell_the_kind(name, kind):
+def test_names_tell_the_kind(name: str, kind: str) -> None:
     """Of the kernels that SGLang runs."""
     assert kind_of(name) == kind

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -19,13 +20,15 @@ RATES = MeasuredRates(
 
 def _steps_file(path: Path, record: Hardware) -> Path:
     step = dict.fromkeys(COLUMNS, 0) | {"steps": 1, "decode_tokens": 2, "compute_s": 0.1}
-    lines = [run_header(device="cpu", hardware=asdict(record))]
+    lines: list[Any] = [run_header(device="cpu", hardware=asdict(record))]
     lines += [[(step | {"start_s": 0.15 * i})[name] for name in COLUMNS] for i in range(30)]
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     return path
 
 
-def test_the_record_of_the_job_gets_the_overhead_of_its_steps(tmp_path, capsys):
+def test_the_record_of_the_job_gets_the_overhead_of_its_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """50 ms of 150 are not the kernels'; all else stays."""
     record = replace(hardware("cpu"), measured=RATES)
     steps, out = _steps_file(tmp_path / "batch.steps.jsonl", record), tmp_path / "mine.json"
@@ -37,7 +40,9 @@ def test_the_record_of_the_job_gets_the_overhead_of_its_steps(tmp_path, capsys):
     assert "50.0 ms" in capsys.readouterr().out
 
 
-def test_steps_of_a_job_without_calibration_are_refused(tmp_path, capsys):
+def test_steps_of_a_job_without_calibration_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The sentence says what to do first; so does the one for a file that is not there."""
     steps = _steps_file(tmp_path / "batch.steps.jsonl", hardware("cpu"))
     assert main(["calibrate", "--steps", str(steps)]) == 2

@@ -4,6 +4,8 @@ sentence.
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def run(*words: str) -> int:
     return args.run(args)
 
 
-def test_json_has_one_record_for_each_order_and_mode(capsys):
+def test_json_has_one_record_for_each_order_and_mode(capsys: pytest.CaptureFixture[str]) -> None:
     """Every order but auto in every mode, with the promised fields."""
     assert run("--paper-trace", "1", "--num-requests", "300", "--json") == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -37,7 +39,7 @@ def test_json_has_one_record_for_each_order_and_mode(capsys):
         assert record["simulated"] is True
 
 
-def test_a_trace_of_lengths_is_simulated_and_the_table_says_so(capsys):
+def test_a_trace_of_lengths_is_simulated_and_the_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """The text output names the job, the engine and the seed, and that it is simulated."""
     path = shared_file("traces/azure_2023_conv.csv")
     assert (
@@ -62,14 +64,16 @@ def test_a_trace_of_lengths_is_simulated_and_the_table_says_so(capsys):
     assert len(out.splitlines()) == 3 + 4
 
 
-def test_a_saved_request_table_is_simulated(tmp_path, capsys):
+def test_a_saved_request_table_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Outputs are taken to be as long as allowed."""
     RequestTable.from_lists([[*range(20), 3], [*range(20), 4]], max_new_tokens=7).save(tmp_path / "t.table")
     assert run("--table", str(tmp_path / "t.table"), "--orders", "dfs", "--modes", "mixed", "--json") == 0
     assert json.loads(capsys.readouterr().out)["sharing_kept"] == 1.0
 
 
-def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
+def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The shared batch file, without a model folder: tokens are approximate and the heading says so."""
     path = shared_file("text/mixed_small.jsonl")
     assert run("--file", str(path), "--orders", "dfs,auto", "--modes", "mixed,overlap") == 0
@@ -85,7 +89,7 @@ def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(capsys):
 
 
 @pytest.mark.slow
-def test_policies_run_as_sglang_runs_them(capsys):
+def test_policies_run_as_sglang_runs_them(capsys: pytest.CaptureFixture[str]) -> None:
     """Each with its own admission; stock ones compute a shared prefix again while it is being computed."""
     path = shared_file("text/bbh_direct.jsonl.gz")
     words = ["--file", str(path), "--max-total-tokens", "6000", "--modes", "default", "--json"]
@@ -99,7 +103,7 @@ def test_policies_run_as_sglang_runs_them(capsys):
     assert json.loads(capsys.readouterr().out)["sharing_kept"] > kept["fcfs@dfs"]
 
 
-def test_same_seed_same_records(capsys):
+def test_same_seed_same_records(capsys: pytest.CaptureFixture[str]) -> None:
     """Byte for byte."""
     words = ("--density", "1.2", "--sharing", "0.2", "--num-requests", "200", "--modes", "overlap", "--json")
     outputs = []
@@ -109,7 +113,7 @@ def test_same_seed_same_records(capsys):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_replicas_share_the_job_and_say_how_much_faster_they_are(capsys):
+def test_replicas_share_the_job_and_say_how_much_faster_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     """A record for each number, ascending, against the smallest of them."""
     words = (
         "--paper-trace",
@@ -139,7 +143,7 @@ def test_replicas_share_the_job_and_say_how_much_faster_they_are(capsys):
     assert all(r["cut_lost_ratio"] > 0 for r in records if r["replicas"] > 1)
 
 
-def test_one_replica_is_what_is_simulated_without_the_option(capsys):
+def test_one_replica_is_what_is_simulated_without_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     """Same plan, same engine, same seconds."""
     words = ("--paper-trace", "2", "--num-requests", "300", "--orders", "stationary,auto", "--json")
     run(*words, "--modes", "overlap")
@@ -152,7 +156,7 @@ def test_one_replica_is_what_is_simulated_without_the_option(capsys):
         assert [r[name] for r in plain] == pytest.approx([r[name] for r in shared], rel=0.01)
 
 
-def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
+def test_the_table_of_replicas_has_a_line_for_each_number(capsys: pytest.CaptureFixture[str]) -> None:
     """Beginning with it."""
     words = ("--paper-trace", "1", "--num-requests", "200", "--orders", "dfs", "--modes", "mixed")
     assert run(*words, "--replicas", "1,3") == 0
@@ -191,7 +195,7 @@ def test_the_table_of_replicas_has_a_line_for_each_number(capsys):
         ),
     ],
 )
-def test_wrong_options_are_answered_in_a_sentence(words, message):
+def test_wrong_options_are_answered_in_a_sentence(words: Any, message: str) -> None:
     """The dispatcher prints the error's sentence and leaves with its exit code."""
     with pytest.raises(BlendError, match=message):
         run(*words)

@@ -37,7 +37,7 @@ class FakeReplica:
     async def answer(self, row: int, line: BatchLine, hints: dict[str, Any] | None) -> Answer:
         self.held.add(row)
         self.most_held = max(self.most_held, len(self.held))
-        work = asyncio.create_task(self._work(row))
+        work: asyncio.Future[Any] = asyncio.create_task(self._work(row))
         try:
             await asyncio.wait([work, self._lost], return_when=asyncio.FIRST_COMPLETED)
             if self._lost.done():

@@ -45,7 +45,9 @@ class WordWorker(ReplicaWorker):
 
 def num_answers(output: Path) -> int:
     """In one file, or in parts."""
-    places = [output, *parts_folder(output).glob("[0-9]*.jsonl")]
+    parts = parts_folder(output)
+    assert isinstance(parts, Path)
+    places = [output, *parts.glob("[0-9]*.jsonl")]
     return sum(place.read_bytes().count(b"\n") for place in places if place.exists())
 
 

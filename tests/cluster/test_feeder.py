@@ -18,7 +18,7 @@ from sglang_blend.plan.feed import Phase, RunRow
 from sglang_blend.plan.job_plan import JobPlan
 from sglang_blend.request import BatchLine
 
-LINE = BatchLine(*[None] * len(BatchLine._fields))  # nobody looks at it here
+LINE = BatchLine(1, 0, "nobody looks at it here", "", {})
 
 
 def plan_of(num_requests: int, num_replicas: int) -> JobPlan:

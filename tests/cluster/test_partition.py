@@ -1,6 +1,7 @@
 """The cut of a job: each request in one part, equal loads or the shares asked for, little sharing lost."""
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,7 @@ SHARES = st.one_of(
 )
 
 
-def cut_table(
-    table: RequestTable, shares: list[float], *, has_cost: bool = True, **config: float
-) -> Partition:
+def cut_table(table: RequestTable, shares: list[float], *, has_cost: bool = True, **config: Any) -> Partition:
     """The parts of a table on the toy machine."""
     settings = PlanConfig(**config)
     workload = make_workload(table, ToyCost() if has_cost else None, settings)

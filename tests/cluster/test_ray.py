@@ -33,7 +33,7 @@ def run_script(*words: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         env=ENVIRONMENT,
         check=False,
     )
@@ -95,7 +95,7 @@ def test_replicas_that_write_themselves_lose_and_double_nothing(tmp_path: Path) 
 
 def test_a_job_in_parts_that_was_killed_goes_on_from_them(tmp_path: Path) -> None:
     completions(tmp_path / "batch.jsonl", 900)
-    words = [TESTS / "cluster" / "ray_job.py", tmp_path / "batch.jsonl", "0", "sharded"]
+    words: list[str | Path] = [TESTS / "cluster" / "ray_job.py", tmp_path / "batch.jsonl", "0", "sharded"]
     job = start_script(*words)
     while len(answers_in_parts(tmp_path)) < 200:
         assert job.poll() is None, "the job ended before it was killed"

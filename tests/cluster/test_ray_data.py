@@ -28,7 +28,7 @@ def test_every_row_of_a_dataset_gets_its_answer(tmp_path: Path) -> None:
         [sys.executable, SCRIPT, tmp_path / "questions.parquet", tmp_path / "answers"],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -41,4 +41,4 @@ def test_every_row_of_a_dataset_gets_its_answer(tmp_path: Path) -> None:
 
 def test_no_replica_is_refused() -> None:
     with pytest.raises(ConfigError, match="replicas is 0"):
-        generate(None, replicas=0)  # type: ignore[arg-type]
+        generate(None, replicas=0)

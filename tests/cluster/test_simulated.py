@@ -4,7 +4,7 @@ where the cut was wrong.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -93,7 +93,9 @@ def plan(num_requests: int, seed: int, order: str, num_replicas: int) -> Planned
     admission=st.sampled_from(["peak", "ratio"]),
     paced=st.booleans(),
 )
-def test_one_replica_is_the_engine_that_is_simulated_alone(seed, mode, order, admission, paced):
+def test_one_replica_is_the_engine_that_is_simulated_alone(
+    seed: Any, mode: Any, order: Any, admission: Any, paced: Any
+) -> None:
     """To the last bit where SGLang's rules take the first in the queue.
 
     Our scheduler also looks at those behind it, of which a replica has fewer near the end.
@@ -115,7 +117,7 @@ def test_one_replica_is_the_engine_that_is_simulated_alone(seed, mode, order, ad
     assert one.retractions == alone.retractions
 
 
-def test_a_window_smaller_than_the_running_batch_limits_it():
+def test_a_window_smaller_than_the_running_batch_limits_it() -> None:
     """That is the one thing in which a single replica differs from the engine alone."""
     planned = plan(200, 0, "stationary", 1)
     alone = simulate_schedule(planned.job, planned.schedule, lone_cost(POOL_TOKENS), OVERLAP)
@@ -131,7 +133,9 @@ def test_a_window_smaller_than_the_running_batch_limits_it():
     is_cut_well=st.booleans(),
     window=st.sampled_from([4, 64, 2048]),
 )
-def test_every_request_runs_once_on_some_replica(seed, num_replicas, order, steal, is_cut_well, window):
+def test_every_request_runs_once_on_some_replica(
+    seed: Any, num_replicas: Any, order: Any, steal: Any, is_cut_well: Any, window: Any
+) -> None:
     """All outputs are generated, each prompt token is computed or found in a cache, whoever stole what."""
     planned = plan(100, seed, order, num_replicas)
     parts = planned.cut(num_replicas) if is_cut_well else planned.all_in_one_part(num_replicas)
@@ -147,7 +151,7 @@ def test_every_request_runs_once_on_some_replica(seed, num_replicas, order, stea
         assert result.num_steals == result.num_stolen == 0
 
 
-def test_parts_that_share_nothing_compute_what_the_cut_says_they_lose():
+def test_parts_that_share_nothing_compute_what_the_cut_says_they_lose() -> None:
     """With a pool that forgets nothing and no stealing, the caches together compute the parts' trees."""
     planned = plan(300, 1, "dfs", 4)
     parts = planned.cut(4)
@@ -158,7 +162,7 @@ def test_parts_that_share_nothing_compute_what_the_cut_says_they_lose():
     assert result.computed_tokens <= 1.01 * (parts.unique_tokens + parts.lost_tokens)
 
 
-def test_stealing_repairs_a_cut_that_was_wrong_on_purpose():
+def test_stealing_repairs_a_cut_that_was_wrong_on_purpose() -> None:
     """Everything in one of four parts: with stealing all four work, without it three wait."""
     planned = plan(600, 2, "stationary", 4)
     wrong = planned.all_in_one_part(4)
@@ -171,7 +175,7 @@ def test_stealing_repairs_a_cut_that_was_wrong_on_purpose():
     assert with_steals.makespan_s < 1.25 * right.makespan_s
 
 
-def test_stealing_helps_where_lengths_come_out_otherwise_than_expected():
+def test_stealing_helps_where_lengths_come_out_otherwise_than_expected() -> None:
     """One part's outputs are twice as long as believed, the others' half as long."""
     planned = plan(2000, 3, "stationary", 4)
     parts = planned.cut(4)
@@ -184,7 +188,7 @@ def test_stealing_helps_where_lengths_come_out_otherwise_than_expected():
     assert with_steals.busy_ratio > 0.9
 
 
-def test_busy_ratio_is_the_mean_time_over_the_longest():
+def test_busy_ratio_is_the_mean_time_over_the_longest() -> None:
     """Half of two replicas' time is lost where one has nothing."""
     planned = plan(50, 4, "dfs", 2)
     alone = planned.run(planned.all_in_one_part(2), steal=False)
@@ -192,7 +196,7 @@ def test_busy_ratio_is_the_mean_time_over_the_longest():
     assert alone.busy_ratio == 0.5
 
 
-def test_more_replicas_than_requests_and_no_request_at_all():
+def test_more_replicas_than_requests_and_no_request_at_all() -> None:
     """Replicas without work end at once."""
     few = plan(3, 5, "dfs", 6)
     assert few.run(few.cut(6)).num_requests == 3
@@ -202,14 +206,14 @@ def test_more_replicas_than_requests_and_no_request_at_all():
 
 
 @pytest.mark.slow
-def test_two_replicas_are_about_twice_as_fast():
+def test_two_replicas_are_about_twice_as_fast() -> None:
     """A job of many lives of its longest output, cut in two."""
     one, two = (plan(3000, 6, "stationary", num) for num in (1, 2))
     makespan = [planned.run(planned.cut(num)).makespan_s for num, planned in ((1, one), (2, two))]
     assert 1.8 < makespan[0] / makespan[1] < 2.05
 
 
-def test_the_cost_model_of_several_pools_is_for_planning_alone():
+def test_the_cost_model_of_several_pools_is_for_planning_alone() -> None:
     """Its pool is that of all replicas, its times those of one."""
     wide = COST.with_pools(4)
     assert wide.kv_pool_tokens == 4 * COST.kv_pool_tokens

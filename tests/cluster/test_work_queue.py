@@ -1,5 +1,7 @@
 """The queue that replicas take from: nothing lost, planned order, whole units stolen, nobody idle."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,7 +53,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         order=st.randoms(use_true_random=False),
         rates=st.none() | st.lists(st.floats(0.1, 10.0), min_size=5, max_size=5),
     )
-    def start(self, parts, num_replicas, units, work, order, rates) -> None:
+    def start(self, parts: Any, num_replicas: Any, units: Any, work: Any, order: Any, rates: Any) -> None:
         n = len(parts)
         self.num_replicas = num_replicas
         self.rates = [1.0] * 5 if rates is None else rates
@@ -72,7 +74,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.finished: set[int] = set()
 
     @rule(replica=st.integers(0, 4), num=st.integers(1, 6))
-    def take(self, replica, num) -> None:
+    def take(self, replica: Any, num: Any) -> None:
         """Somebody idle who asks gets a request as long as any waits, and no request is with two."""
         replica %= self.num_replicas
         for _ in range(num):
@@ -84,7 +86,7 @@ class AnyInterleaving(RuleBasedStateMachine):
                 self.held[replica].append(row)
 
     @rule(replica=st.integers(0, 4))
-    def take_own(self, replica) -> None:
+    def take_own(self, replica: Any) -> None:
         """Without stealing one may get nothing while others have."""
         replica %= self.num_replicas
         row = self.queue.take_own(replica)
@@ -94,7 +96,7 @@ class AnyInterleaving(RuleBasedStateMachine):
 
     @precondition(lambda self: any(self.held))
     @rule(data=st.data())
-    def finish(self, data) -> None:
+    def finish(self, data: Any) -> None:
         """A request that is done never comes back."""
         replica = data.draw(st.sampled_from([r for r, rows in enumerate(self.held) if rows]))
         row = data.draw(st.sampled_from(self.held[replica]))
@@ -104,7 +106,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.finished.add(row)
 
     @rule(replica=st.integers(0, 4), other=st.integers(0, 4))
-    def die(self, replica, other) -> None:
+    def die(self, replica: Any, other: Any) -> None:
         """What a replica held is queued again, for itself or for one that takes its place."""
         replica, other = replica % self.num_replicas, other % self.num_replicas
         self.queue.give_back(other, self.held[replica], holder=replica)
@@ -247,7 +249,7 @@ def test_what_a_dead_replica_held_comes_first_and_in_planned_order() -> None:
     """Its unfinished requests are the oldest of its part."""
     queue, (own, _) = make_queue([[(n, 1.0) for n in range(6)], []])
     held = [queue.take(0) for _ in range(4)]
-    queue.give_back(0, [held[3], held[1]])
+    queue.give_back(0, [row for row in (held[3], held[1]) if row is not None])
     assert queue.num_waiting == 4
     assert drain_n(queue, 0, 4) == [own[1], own[3], own[4], own[5]]
 

@@ -3,6 +3,7 @@
 import gzip
 import re
 import zlib
+from typing import Any
 
 import orjson
 
@@ -42,7 +43,7 @@ def read_text_file(name: str) -> RequestTable:
     )
 
 
-def _prompt(body: dict) -> str:
+def _prompt(body: dict[str, Any]) -> str:
     if "prompt" in body:
         return str(body["prompt"])
     turns = [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in body["messages"]]

@@ -22,8 +22,8 @@ def test_a_left_request_far_over_its_estimate_counts_as_right() -> None:
 
 def items_of(compute: list[float], memory: list[float], peak: list[float]) -> ScanItems:
     """Items of one request each."""
-    columns = [np.array(column, np.float64) for column in (compute, memory, peak, peak, peak)]
-    return ScanItems(*columns, num_steps=np.ones(len(compute)))
+    compute_s, memory_s, held = (np.array(column, np.float64) for column in (compute, memory, peak))
+    return ScanItems(compute_s, memory_s, held, held, held, num_steps=np.ones(len(compute)))
 
 
 jobs = st.lists(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from core.shared_files import TEXT_FILES, read_text_file
 from core.strategies import tables
 from core.toy_cost import ToyCost
 from oracles.naive_prefix_tree import NaivePrefixTree
-from sglang_blend.core.orders import PlanConfig, make_schedule, make_workload, order_names
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders import make_schedule, make_workload, order_names
 from sglang_blend.core.request import RequestTable, Schedule, Side
 from sglang_blend.errors import PlanError
 
@@ -20,7 +22,7 @@ SHARING_PRESERVING = tuple(n for n in order_names() if n not in ("fcfs", "random
 SMALL_POOL = ToyCost(kv_pool_tokens=5000)
 
 
-def plan(table: RequestTable, order: str, seed: int = 0, **config: float) -> Schedule:
+def plan(table: RequestTable, order: str, seed: int = 0, **config: Any) -> Schedule:
     """A schedule on the toy machine; `auto` predicts by the ranks of long outputs, anything will do."""
     settings = PlanConfig(order=order, seed=seed, **config)
 
@@ -76,6 +78,7 @@ def test_the_plan_does_not_depend_on_the_order_of_the_lines(
     if order == "fcfs" or table.rid is None:
         assert plan(other, "fcfs").sequence.tolist() == list(range(table.n))
         return
+    assert other.rid is not None
     by_rid = [table.rid[plan(table, order).sequence], other.rid[plan(other, order).sequence]]
     assert by_rid[0].tolist() == by_rid[1].tolist()
 

@@ -138,7 +138,7 @@ def test_bad_observations_are_refused() -> None:
     with pytest.raises(PlanError, match="output length -1"):
         lengths.observe(np.array([0]), np.array([-1]))
     with pytest.raises(PlanError, match="output length nan"):
-        lengths.observe(np.array([0]), np.array([np.nan]))  # type: ignore[arg-type]
+        lengths.observe(np.array([0]), np.array([np.nan]))
     with pytest.raises(PlanError, match="row 4 is not one of the 4 requests"):
         lengths.observe(np.array([4]), np.array([1]))
 

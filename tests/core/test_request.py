@@ -11,7 +11,8 @@ from hypothesis import given, settings
 
 from core.strategies import tables
 from core.toy_cost import ToyCost
-from sglang_blend.core.orders import PlanConfig, make_schedule
+from sglang_blend.core.config import PlanConfig
+from sglang_blend.core.orders import make_schedule
 from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.errors import PlanError
 
@@ -41,7 +42,7 @@ def test_bad_requests_are_refused_in_one_sentence(fields: dict[str, Any], senten
 def test_columns_that_do_not_fit_are_refused() -> None:
     """Wrong types, shapes and offsets are told by name."""
     good = RequestTable.from_lists([[1, 2], [3]])
-    columns = {
+    columns: dict[str, Any] = {
         "token_ids": good.token_ids,
         "offsets": good.offsets,
         "max_new_tokens": good.max_new_tokens,

@@ -1,6 +1,7 @@
 """Where attention reads a shared prefix once a step, a request pays its part of it."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,10 +47,11 @@ def test_levels_add_up() -> None:
 
 def test_shared_reads_make_a_job_more_compute_intensive() -> None:
     requests = table(50, 1000, 50)
-    densities = [
+    densities: list[Any] = [
         make_schedule(requests, cost, PlanConfig(order="dfs")).root_density for cost in (ALONE, SHARED)
     ]
-    memory = [make_workload(requests, cost, PlanConfig()).total.memory_s for cost in (ALONE, SHARED)]
+    works = [make_workload(requests, cost, PlanConfig()) for cost in (ALONE, SHARED)]
+    memory: list[Any] = [work.total.memory_s for work in works]
     assert memory[0] / memory[1] == pytest.approx(1055 / (50 + 1000 / 50 + 5))
     assert densities[1] / densities[0] == pytest.approx(memory[0] / memory[1])
 

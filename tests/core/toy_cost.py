@@ -27,7 +27,7 @@ class ToyCost:
             + output_len * self.flop_per_token / self.flop_per_s
         )
 
-    def memory_s(self, prompt_len: IntArray, output_len: IntArray) -> FloatArray:
+    def memory_s(self, prompt_len: IntArray | FloatArray, output_len: IntArray) -> FloatArray:
         return (prompt_len * output_len + output_len**2 / 2) * self.kv_bytes / self.bytes_per_s
 
     def extend_compute_s(self, prefix_len: IntArray, extend_len: IntArray) -> FloatArray:

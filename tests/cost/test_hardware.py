@@ -1,6 +1,8 @@
 """The hardware table holds possible records, and impossible ones are refused in a sentence."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -9,14 +11,14 @@ from sglang_blend.cost.hardware import HARDWARE, hardware, hardware_from_dict
 from sglang_blend.errors import ConfigError
 
 
-def test_table_has_the_machines_that_users_have():
+def test_table_has_the_machines_that_users_have() -> None:
     """The names of the documentation are there, with their usual spellings."""
     for name in ("A100-40", "A100-80", "H100", "H200", "B200", "L40S", "RTX4090", "MI300X", "cpu"):
         assert hardware(name).name == name
     assert hardware("a100") is hardware("A100_80GB")
 
 
-def test_studied_rates_are_those_of_the_study_and_the_rest_say_how_they_were_derived():
+def test_studied_rates_are_those_of_the_study_and_the_rest_say_how_they_were_derived() -> None:
     """A100, H100 and H200 carry studied rates; other entries name the ratio they come from."""
     rates = {
         n: (hardware(n).effective_flop_per_s, hardware(n).effective_bytes_per_s)
@@ -29,7 +31,7 @@ def test_studied_rates_are_those_of_the_study_and_the_rest_say_how_they_were_der
             assert "derived" in record.effective_source
 
 
-def test_a_record_survives_its_file(tmp_path):
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
     """What `to_json` writes is what a path ending in .json reads."""
     path = tmp_path / "mine.json"
     mine = replace(hardware("H200"), name="mine", effective_bytes_per_s=4.0e12)
@@ -37,7 +39,7 @@ def test_a_record_survives_its_file(tmp_path):
     assert hardware(str(path)) == mine
 
 
-def test_a_record_may_override_a_table_entry():
+def test_a_record_may_override_a_table_entry() -> None:
     """Keys beside `base` replace its values."""
     mine = hardware_from_dict({"base": "A100", "name": "tuned", "effective_flop_per_s": 2.6e14})
     assert mine.effective_flop_per_s == 2.6e14
@@ -58,14 +60,14 @@ def test_a_record_may_override_a_table_entry():
         ({"base": 3}, "base is 3"),
     ],
 )
-def test_impossible_records_are_refused_with_the_value(record, words):
+def test_impossible_records_are_refused_with_the_value(record: Any, words: str) -> None:
     """The sentence names what is wrong."""
     with pytest.raises(ConfigError, match=words):
         hardware_from_dict(record)
 
 
 @pytest.mark.parametrize("content", [b"not json", b"[1]", orjson.dumps({"base": "TPU"})])
-def test_unreadable_records_are_refused(tmp_path, content):
+def test_unreadable_records_are_refused(tmp_path: Path, content: Any) -> None:
     """Not JSON, not an object, an unknown base."""
     path = tmp_path / "bad.json"
     path.write_bytes(content)
@@ -75,7 +77,7 @@ def test_unreadable_records_are_refused(tmp_path, content):
         hardware(str(tmp_path / "absent.json"))
 
 
-def test_unknown_hardware_lists_what_is_known():
+def test_unknown_hardware_lists_what_is_known() -> None:
     """A wrong name is answered with the names."""
     with pytest.raises(ConfigError, match=r"'V100'.*A100-80, A100-40, H100"):
         hardware("V100")

@@ -1,6 +1,8 @@
 """A calibrated record: the cost model and the simulator use its rates, and a broken one is refused."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -32,7 +34,7 @@ SHAPE = model_shape("llama-3.1-8b")
 COST = RooflineCost(shape=SHAPE, hardware=MACHINE)
 
 
-def test_linear_layers_take_what_was_measured_at_that_size():
+def test_linear_layers_take_what_was_measured_at_that_size() -> None:
     """At a measured size the time is FLOP over rate; beyond the last one the best rate holds."""
     for tokens, rate in zip(RATES.gemm_tokens, RATES.gemm_flop_per_s, strict=True):
         assert COST.gemm_s(tokens, 0) == pytest.approx(2 * SHAPE.layer_params * tokens / rate)
@@ -43,21 +45,21 @@ def test_linear_layers_take_what_was_measured_at_that_size():
     assert COST.weight_s(1) == pytest.approx(COST.gemm_s(1, 1))
 
 
-def test_ranks_share_the_measured_work():
+def test_ranks_share_the_measured_work() -> None:
     """Two ranks take half of the time."""
     two = replace(COST, tp_size=2)
     assert two.gemm_s(256, 64) == pytest.approx(COST.gemm_s(256, 64) / 2)
     assert two.kv_read_s[0] == pytest.approx(COST.kv_read_s[0] / 2)
 
 
-def test_attention_has_rates_of_its_own():
+def test_attention_has_rates_of_its_own() -> None:
     """Decode reads KV at the attention's bandwidth, prefill computes at the attention's rate."""
     plain = RooflineCost(shape=SHAPE, hardware=hardware("H200"))
     assert COST.kv_read_s[0] / plain.kv_read_s[0] == pytest.approx(4.3 / 3.0)
     assert COST.pair_s[0] / plain.pair_s[0] == pytest.approx(790 / 500)
 
 
-def test_mixtures_of_experts_keep_the_roofline():
+def test_mixtures_of_experts_keep_the_roofline() -> None:
     """The curve was measured on dense layers."""
     moe = model_shape("mixtral-8x7b")
     assert RooflineCost(shape=moe, hardware=MACHINE, tp_size=2).gemm_s(64, 0) == pytest.approx(
@@ -65,7 +67,7 @@ def test_mixtures_of_experts_keep_the_roofline():
     )
 
 
-def test_the_simulator_takes_the_measured_constants():
+def test_the_simulator_takes_the_measured_constants() -> None:
     """Overhead, bandwidth of a share and contention come from the record, the rest stays."""
     engine = EngineConfig(mode="pdmux", chunk_tokens=1000).on(MACHINE)
     assert (engine.step_overhead_s, engine.pdmux_contention) == (0.002, 1.1)
@@ -75,7 +77,7 @@ def test_the_simulator_takes_the_measured_constants():
     assert EngineConfig().on(hardware("H200")) == EngineConfig()
 
 
-def test_each_side_of_a_divided_gpu_has_a_slow_down_of_its_own():
+def test_each_side_of_a_divided_gpu_has_a_slow_down_of_its_own() -> None:
     """Decode that of attention beside GEMMs, prefill that of GEMMs beside attention."""
     alone = EngineConfig(
         mode="pdmux", step_overhead_s=0.0, pdmux_contention=1.0, pdmux_prefill_contention=1.0
@@ -87,14 +89,16 @@ def test_each_side_of_a_divided_gpu_has_a_slow_down_of_its_own():
     assert slowed.muxed_prefill_s(512, 0.1, 0.3) == pytest.approx(1.2 * plain.muxed_prefill_s(512, 0.1, 0.3))
 
 
-def test_a_calibrated_record_survives_its_file(tmp_path):
+def test_a_calibrated_record_survives_its_file(tmp_path: Path) -> None:
     """What is written is what is read."""
     path = tmp_path / "mine.json"
     path.write_bytes(MACHINE.to_json())
     assert hardware(str(path)) == MACHINE
 
 
-def test_a_device_that_was_calibrated_is_known_by_its_record(tmp_path, monkeypatch):
+def test_a_device_that_was_calibrated_is_known_by_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The record in the cache comes before the table; without one the table stands."""
     monkeypatch.setenv("SGLANG_BLEND_CACHE", str(tmp_path))
     monkeypatch.delenv("SGLANG_BLEND_HARDWARE", raising=False)
@@ -120,7 +124,7 @@ def test_a_device_that_was_calibrated_is_known_by_its_record(tmp_path, monkeypat
         ({"speed": 3}, "unknown key 'speed'"),
     ],
 )
-def test_a_broken_record_is_refused_in_a_sentence(change, words):
+def test_a_broken_record_is_refused_in_a_sentence(change: Any, words: str) -> None:
     """The key at fault is named."""
     record = orjson.loads(MACHINE.to_json())
     record["measured"] |= change
@@ -135,7 +139,7 @@ def _calibrated(bandwidth: tuple[float, ...], contention: float) -> Hardware:
 
 
 @pytest.mark.slow
-def test_auto_divides_the_gpu_only_where_decode_keeps_its_bandwidth_there():
+def test_auto_divides_the_gpu_only_where_decode_keeps_its_bandwidth_there() -> None:
     """Where a third reads at nearly full speed dividing is predicted to pay more than where it does not."""
     good = _calibrated((0.5, 0.95, 1.0), 1.01)
     poor = _calibrated((0.12, 0.3, 0.6), 1.4)
@@ -152,9 +156,10 @@ def test_auto_divides_the_gpu_only_where_decode_keeps_its_bandwidth_there():
     assert (uncalibrated.mode, uncalibrated.makespan_s) == ("default", {})
 
 
-def test_the_best_fit_of_the_bandwidth_passes_through_shares_that_lack_some():
+def test_the_best_fit_of_the_bandwidth_passes_through_shares_that_lack_some() -> None:
     """Shares that reach all of it say only that they are large enough."""
     assert replace(RATES, sm_share_bandwidth=(0.3, 0.75, 1.0)).bandwidth_gain == pytest.approx(2.5)
     assert replace(RATES, sm_shares=(0.5,), sm_share_bandwidth=(1.0,)).bandwidth_gain == pytest.approx(2.0)
     assert replace(RATES, sm_shares=(), sm_share_bandwidth=()).bandwidth_gain is None
+    assert RATES.bandwidth_gain is not None
     assert np.isfinite(RATES.bandwidth_gain)

@@ -2,6 +2,9 @@
 refused.
 """
 
+from pathlib import Path
+from typing import Any
+
 import orjson
 import pytest
 
@@ -28,7 +31,7 @@ PUBLISHED = {  # total and active parameters, billions, as the model cards give 
 
 
 @pytest.mark.parametrize("name", shape_names())
-def test_parameter_counts_are_the_published_ones(name):
+def test_parameter_counts_are_the_published_ones(name: Any) -> None:
     """Within the rounding of the model cards (1% of the total, 2% of the active)."""
     total, active = PUBLISHED[name]
     shape = model_shape(name)
@@ -45,12 +48,12 @@ def test_parameter_counts_are_the_published_ones(name):
         ("deepseek-v3", 61 * (512 + 64) * 2),  # MLA: one latent and the rope part
     ],
 )
-def test_kv_bytes_of_a_token(name, bytes_per_token):
+def test_kv_bytes_of_a_token(name: str, bytes_per_token: Any) -> None:
     """KV width follows the kind of attention."""
     assert model_shape(name).kv_bytes_per_token() == bytes_per_token
 
 
-def test_kv_is_copied_where_ranks_outnumber_kv_heads():
+def test_kv_is_copied_where_ranks_outnumber_kv_heads() -> None:
     """GQA with 8 heads on 16 ranks, MLA and MQA on any number of ranks hold copies."""
     assert model_shape("llama-3-8b").kv_bytes_per_token(16) == 2 * 131072
     assert model_shape("llama-3-8b").kv_bytes_per_token(8) == 131072
@@ -62,7 +65,7 @@ def test_kv_is_copied_where_ranks_outnumber_kv_heads():
     assert mqa.kv_bytes_per_token(2) == 2 * mqa.kv_bytes_per_token()
 
 
-def test_mla_is_told_from_mqa():
+def test_mla_is_told_from_mqa() -> None:
     """Both have one KV head; only one caches a latent."""
     mqa = shape_from_config({**CONFIGS["llama-3-8b"], "num_key_value_heads": 1})
     assert model_shape("deepseek-v2-lite").is_mla
@@ -104,7 +107,7 @@ def test_mla_is_told_from_mqa():
         (CONFIGS["llama-3-8b"], None, 0),
     ],
 )
-def test_windows_follow_the_layer_pattern(config, window, layers):
+def test_windows_follow_the_layer_pattern(config: Any, window: Any, layers: int) -> None:
     """Mistral in all layers, Gemma 2 in every other, Gemma 3 in five of six, Qwen from a layer on if
     switched on.
     """
@@ -112,7 +115,7 @@ def test_windows_follow_the_layer_pattern(config, window, layers):
     assert (shape.window, shape.num_window_layers) == (window, layers)
 
 
-def test_tied_models_have_one_matrix_at_both_ends():
+def test_tied_models_have_one_matrix_at_both_ends() -> None:
     """It is the output layer; otherwise the embedding is a second one, and neither is part of a layer."""
     tied, untied = model_shape("smollm2-135m"), model_shape("llama-3-8b")
     assert (tied.head_params, tied.embedding_params) == (49152 * 576, 0)
@@ -121,7 +124,7 @@ def test_tied_models_have_one_matrix_at_both_ends():
     assert tied.layer_params == tied.num_params - tied.head_params
 
 
-def test_moe_steps_read_the_experts_they_visit():
+def test_moe_steps_read_the_experts_they_visit() -> None:
     """One token reads its own two experts of eight, a large batch reads them all."""
     shape = model_shape("mixtral")
     assert shape.active_weight_bytes(1) == pytest.approx(2 * shape.active_params)
@@ -138,7 +141,7 @@ def test_moe_steps_read_the_experts_they_visit():
         (None, 2.0),
     ],
 )
-def test_weight_bytes_follow_the_quantization(quantization, bytes_per_param):
+def test_weight_bytes_follow_the_quantization(quantization: Any, bytes_per_param: float) -> None:
     """KV keeps the dtype of the activations."""
     shape = shape_from_config({**CONFIGS["llama-3-8b"], "quantization_config": quantization})
     assert shape.weight_bytes_per_param == bytes_per_param
@@ -157,7 +160,7 @@ HYBRIDS = [
 
 
 @pytest.mark.parametrize("config", HYBRIDS)
-def test_hybrid_models_are_refused_with_a_way_out(config):
+def test_hybrid_models_are_refused_with_a_way_out(config: Any) -> None:
     """The sentence says what was seen and what to do instead."""
     with pytest.raises(ConfigError, match=r"is a hybrid .*--order dfs"):
         shape_from_config(config)
@@ -178,13 +181,13 @@ def test_hybrid_models_are_refused_with_a_way_out(config):
         ),
     ],
 )
-def test_configs_that_make_no_model_are_refused(config, words):
+def test_configs_that_make_no_model_are_refused(config: Any, words: str) -> None:
     """Unknown types and impossible sizes, each in a sentence."""
     with pytest.raises(ConfigError, match=words):
         shape_from_config(config)
 
 
-def test_a_model_folder_is_read_by_path(tmp_path):
+def test_a_model_folder_is_read_by_path(tmp_path: Path) -> None:
     """A folder with config.json gives the same shape as its dict; what is missing or broken is refused."""
     (tmp_path / "config.json").write_bytes(orjson.dumps(CONFIGS["qwen2.5-7b"]))
     assert model_shape(str(tmp_path)).num_params == model_shape("qwen2.5-7b").num_params

@@ -1,6 +1,7 @@
 """What a driver calls a device, and the hardware record that is planned with."""
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_an_unknown_device_is_planned_as_another_and_that_is_said(caplog: pytest
 def test_a_smaller_kv_cache_is_read_in_less_time(name: str, part: float) -> None:
     """By the names that SGLang has for its dtypes."""
 
-    def read_s(**dtype: str) -> float:
+    def read_s(**dtype: Any) -> float:
         cost = cost_of_engine(CONFIGS["llama-3-8b"], "NVIDIA H200", tp_size=1, kv_pool_tokens=9999, **dtype)
         assert cost is not None
         return cost.kv_read_s[0]

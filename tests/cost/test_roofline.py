@@ -1,5 +1,8 @@
 """Cost formulas against the paper's figures, brute-force sums, and measured kernels."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,7 +32,9 @@ def density(prompt_len: int, output_len: int) -> float:
         (121, 43726, 0.05, 0.35),  # OpenVid: 0.0365, which rounds to 0.04; the paper prints 0.05
     ],
 )
-def test_density_of_the_papers_sources(prompt_len, output_len, printed, tolerance):
+def test_density_of_the_papers_sources(
+    prompt_len: int, output_len: int, printed: float, tolerance: float
+) -> None:
     """Figure 2's mean lengths in section 4's formulas give Table 4's densities."""
     assert density(prompt_len, output_len) == pytest.approx(printed, rel=tolerance)
 
@@ -38,8 +43,8 @@ def test_density_of_the_papers_sources(prompt_len, output_len, printed, toleranc
     ("prompt_len", "output_len", "printed", "computed"), [(244, 27, 17.78, 31.2), (109, 7617, 0.14, 0.207)]
 )
 def test_where_the_papers_density_table_disagrees_with_its_formulas(
-    prompt_len, output_len, printed, computed
-):
+    prompt_len: int, output_len: int, printed: float, computed: float
+) -> None:
     """BurstGPT and LIMO: mean lengths give 31.2 and 0.207, the paper prints 17.78 and 0.14.
 
     Means under-count E[d^2], so the density of a trace with spread is below that of its mean lengths; both
@@ -49,7 +54,7 @@ def test_where_the_papers_density_table_disagrees_with_its_formulas(
     assert printed < 0.75 * density(prompt_len, output_len)
 
 
-def test_mmlu_density_includes_its_sharing():
+def test_mmlu_density_includes_its_sharing() -> None:
     """Table 4 prints 54.91 for MMLU: the raw 401 times 1 - 0.8646, its prefix sharing ratio."""
     assert density(804, 2) == pytest.approx(401, rel=0.01)
     assert density(804, 2) * (1 - 0.8646) == pytest.approx(54.91, rel=0.02)
@@ -59,7 +64,9 @@ def test_mmlu_density_includes_its_sharing():
     ("batch_size", "gemm_ms", "attention_ms"),
     [(512, 1.087, 1.317), (768, 1.537, 1.913), (1024, 2.005, 2.515)],
 )
-def test_effective_rates_give_the_times_that_table_1_measured(batch_size, gemm_ms, attention_ms):
+def test_effective_rates_give_the_times_that_table_1_measured(
+    batch_size: int, gemm_ms: float, attention_ms: float
+) -> None:
     """One layer at context 1024 on an A100: GEMM within 6%, the paper's own largest error, attention within
     8%.
     """
@@ -68,7 +75,7 @@ def test_effective_rates_give_the_times_that_table_1_measured(batch_size, gemm_m
     assert batch_size * 1024 * cost.kv_read_s[0] / 32 * 1e3 == pytest.approx(attention_ms, rel=0.08)
 
 
-def test_worked_example_of_the_kv_pool():
+def test_worked_example_of_the_kv_pool() -> None:
     """80 GB with 20 GB of weights and buffers leaves 60 GB: about 458k tokens of 131,072 bytes."""
     cost = paper_cost(model_shape("llama-3-8b"), hardware("A100"), pool_tokens=int(60e9 / 131072))
     assert cost.kv_pool_tokens == 457763
@@ -78,7 +85,7 @@ lengths = st.integers(0, 300)
 
 
 @given(prompt_len=lengths, output_len=lengths)
-def test_memory_and_attention_are_the_sums_they_stand_for(prompt_len, output_len):
+def test_memory_and_attention_are_the_sums_they_stand_for(prompt_len: Any, output_len: Any) -> None:
     """Closed forms against sums over tokens, with and without windows; the paper's d^2/2 stands for
     d(d+1)/2.
     """
@@ -97,7 +104,7 @@ def test_memory_and_attention_are_the_sums_they_stand_for(prompt_len, output_len
 
 
 @given(first=st.integers(0, 5000), second=st.integers(0, 5000), more=st.integers(0, 5000))
-def test_extending_twice_costs_as_much_as_once(first, second, more):
+def test_extending_twice_costs_as_much_as_once(first: Any, second: Any, more: Any) -> None:
     """A chunked prefill does the work of a whole one; a request is its prompt extended from nothing plus
     its output.
     """
@@ -113,7 +120,7 @@ def test_extending_twice_costs_as_much_as_once(first, second, more):
     )
 
 
-def test_tensor_parallel_scales_rates_and_memory():
+def test_tensor_parallel_scales_rates_and_memory() -> None:
     """Four ranks compute and read four times as fast and have room for more than four times the KV."""
     one = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"))
     four = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"), tp_size=4)
@@ -122,14 +129,14 @@ def test_tensor_parallel_scales_rates_and_memory():
     assert four.kv_pool_tokens > 4 * one.kv_pool_tokens
 
 
-def test_pool_sizes_are_those_of_the_study():
+def test_pool_sizes_are_those_of_the_study() -> None:
     """H200 with an 8B model: about 879k tokens (the study's card had 139 GiB)."""
     assert RooflineCost(
         shape=model_shape("llama-3-8b"), hardware=hardware("H200")
     ).kv_pool_tokens == pytest.approx(879e3, rel=0.01)
 
 
-def test_mla_decode_is_bound_by_whichever_takes_longer():
+def test_mla_decode_is_bound_by_whichever_takes_longer() -> None:
     """DeepSeek's latent is read once for 128 heads, whose arithmetic then takes longer than the read."""
     cost = RooflineCost(shape=model_shape("deepseek-v3"), hardware=hardware("H200"), tp_size=8)
     read_s = cost.shape.kv_bytes_per_token() / cost.bytes_per_s
@@ -138,7 +145,7 @@ def test_mla_decode_is_bound_by_whichever_takes_longer():
     assert gqa.kv_read_s[0] == pytest.approx(gqa.shape.kv_bytes_per_token() / gqa.bytes_per_s)
 
 
-def test_measured_rates_take_precedence():
+def test_measured_rates_take_precedence() -> None:
     """A profile's GEMM curve replaces the roofline, and agrees with it where the paper checked its model
     (Table 1).
     """
@@ -157,7 +164,7 @@ def test_measured_rates_take_precedence():
     assert measured.gemm_s(1024, 0) / measured.gemm_s(512, 0) == pytest.approx(2.005 / 1.087, rel=0.25)
 
 
-def test_the_output_layer_counts_for_sampled_tokens_where_layers_are_measured():
+def test_the_output_layer_counts_for_sampled_tokens_where_layers_are_measured() -> None:
     """At the roofline's rate beside a profile: its arithmetic for many rows, its weights for few."""
     curve = read_mlp_profile(shared_file("profiles/mlp_a100_Meta-Llama-3-8B.csv.gz"))
     cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100"), gemm_curve=curve)
@@ -169,7 +176,7 @@ def test_the_output_layer_counts_for_sampled_tokens_where_layers_are_measured():
     assert cost.weight_s(1) == pytest.approx(cost.gemm_s(1, 1), rel=0.02)
 
 
-def test_profiles_without_the_degree_or_the_columns_are_refused(tmp_path):
+def test_profiles_without_the_degree_or_the_columns_are_refused(tmp_path: Path) -> None:
     """A sentence names what is missing."""
     with pytest.raises(ConfigError, match=r"no rows for tp_size 3; allowed are \[1, 2, 4, 8\]"):
         read_mlp_profile(shared_file("profiles/mlp_a100_Meta-Llama-3-8B.csv.gz"), tp_size=3)
@@ -190,13 +197,13 @@ def test_profiles_without_the_degree_or_the_columns_are_refused(tmp_path):
         ({"shape": model_shape("llama-3.1-70b")}, "leaves no room for KV in 1 x A100-80"),
     ],
 )
-def test_impossible_engines_are_refused(changes, words):
+def test_impossible_engines_are_refused(changes: Any, words: str) -> None:
     """70B parameters do not fit one A100, and so on: one sentence each."""
     with pytest.raises(ConfigError, match=words):
         RooflineCost(**{"shape": model_shape("llama-3-8b"), "hardware": hardware("A100"), **changes})
 
 
-def test_negative_and_nan_lengths_are_refused():
+def test_negative_and_nan_lengths_are_refused() -> None:
     """No silent garbage."""
     for bad in (np.array([-1]), np.array([np.nan])):
         with pytest.raises(ConfigError, match="prompt_len holds"):

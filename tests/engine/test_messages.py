@@ -64,7 +64,11 @@ def test_a_message_is_the_same_on_the_other_side(message: Message) -> None:
 
 def test_results_keep_the_order_of_refused_and_prepared_lines() -> None:
     refused = Rejection(code="invalid_value", message="no", line_number=2, custom_id="b")
-    sent = [Prepared([5, 7], 8, False, ""), refused, Prepared(np.array([11], np.int32), 0, True, "x")]
+    sent: list[Prepared | Rejection] = [
+        Prepared([5, 7], 8, False, ""),
+        refused,
+        Prepared(np.array([11], np.int32), 0, True, "x"),
+    ]
     message = unpack(pack(Results(sent)))
     assert isinstance(message, Results)
     first, second, third = message.results

@@ -15,7 +15,7 @@ from sglang_blend.engine.messages import Accepted, StartWorker, receive
 from sglang_blend.engine.nursery import Child, Nursery
 from sglang_blend.engine.prepare_pool import PreparePool
 from sglang_blend.errors import ConfigError, EngineError
-from sglang_blend.request import BatchLine
+from sglang_blend.request import BatchLine, Prepared
 
 engine = pytest.mark.engine
 
@@ -111,6 +111,7 @@ def test_children_are_started_afresh_where_forking_is_not_safe(
         assert nursery.forks is False
         line = BatchLine(1, 0, "a", "/v1/completions", {"prompt": "one two three"})
         ((_, prepared),) = pool.prepare([line])
+        assert isinstance(prepared, Prepared)
         pids = [*pool.pids, nursery._process.pid]
     assert len(prepared.token_ids) == 3
     assert gone_within(pids, 5)

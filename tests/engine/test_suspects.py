@@ -17,7 +17,8 @@ def hunt(
     """
     rng = random.Random(seed)
     suspects = Suspects()
-    waiting, in_flight = list(range(num_requests)), []
+    waiting = list(range(num_requests))
+    in_flight: list[int] = []
     guilty: set[int] = set()
     num_deaths = 0
     while waiting or in_flight:
@@ -29,6 +30,7 @@ def hunt(
             num_deaths += 1
             found = suspects.died(in_flight, from_outside=from_outside)
             if found is not None:
+                assert isinstance(found, int)
                 guilty.add(found)
                 in_flight.remove(found)
             waiting = in_flight + waiting
@@ -104,7 +106,7 @@ def test_suspects_that_had_not_begun_stay_a_group() -> None:
     for _ in range(2):
         assert suspects.died("abcd") is None
     assert suspects.died("ab") is None
-    turns = []
+    turns: list[str] = []
     while turn := [r for r in "abcd" if suspects.may_run(r) and r not in "".join(turns)]:
         turns.append("".join(turn))
         for request in turn:
@@ -118,7 +120,8 @@ def test_kills_from_outside_make_nobody_guilty(seed: int) -> None:
     rng = random.Random(seed)
     suspects = Suspects()
     length = {request: rng.randint(1, 10) for request in range(300)}
-    waiting, in_flight = list(length), {}
+    waiting = list(length)
+    in_flight: dict[int, int] = {}
     num_kills = 0
     while waiting or in_flight:
         for request in [r for r in waiting if suspects.may_run(r)][: 64 - len(in_flight)]:

@@ -120,7 +120,7 @@ def radix_cache(eviction_policy: str, page_size: int) -> list[object]:
 
 def main() -> None:
     set_global_server_args_for_scheduler(ServerArgs(model_path="dummy", device="cpu"))
-    decisions = {}
+    decisions: dict[str, dict[str, object]] = {}
     for policy in ("fcfs", "lpm", "dfs-weight", "lof"):
         rng = random.Random(7)
         requests = make_requests(rng, 90)

@@ -63,7 +63,7 @@ def argv(request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
 def main(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
     """The command, with an engine that echoes."""
     monkeypatch.setattr(launch_offline, "start_engine", lambda *args, **kwargs: EchoEngine())
-    monkeypatch.setattr(launch_offline.fork, "require", lambda: None)
+    monkeypatch.setattr("sglang_blend.launch_offline.fork.require", lambda: None)
     return launch_offline.main
 
 

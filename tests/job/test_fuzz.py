@@ -152,4 +152,5 @@ def test_tables_of_anything_become_lines_or_are_refused(some: list[bytes], table
 
 @pytest.mark.parametrize("line", FOUND)
 def test_what_fuzzing_found_stays_mended(line: bytes) -> None:
-    test_every_line_becomes_one_item_that_can_be_written_down.hypothesis.inner_test(line, 1)
+    found: Any = test_every_line_becomes_one_item_that_can_be_written_down
+    found.hypothesis.inner_test(line, 1)

@@ -1,5 +1,7 @@
 """The index of a batch file: one row a line, custom_ids told apart exactly, whatever their hashes do."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ class Lines:
     def __init__(self, custom_ids: list[str | None]) -> None:
         self.custom_ids = custom_ids
 
-    def scan(self):
+    def scan(self) -> Any:
         return (self.item(i * 10, i + 1) for i in range(len(self.custom_ids)))
 
     def item(self, offset: int, number: int) -> BatchLine | Rejection:

@@ -4,6 +4,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_every_line_is_accepted_or_refused_as_documented(tmp_path: Path) -> None
             if (name, expected["line"]) in NEEDS_ENGINE:
                 assert expected["line"] in accepted
                 continue
-            item = refused.get(expected["line"])
+            item: Any = refused.get(expected["line"])
             custom_id = (item or accepted[expected["line"]]).custom_id
             told = complaint(expected, item and item.code, item and item.param, custom_id)
             if told:

@@ -15,7 +15,8 @@ import orjson
 import pytest
 
 from job.echo_engine import EchoEngine
-from sglang_blend.config import JobConfig, resolve_files
+from job.local_files import local_files
+from sglang_blend.config import JobConfig
 from sglang_blend.errors import ConfigError, EngineError, InputError
 from sglang_blend.job import body_check, input
 from sglang_blend.job.offline import OfflineJob
@@ -52,7 +53,7 @@ def groups(tmp_path: Path) -> JobConfig:
 def test_every_request_is_answered_once_and_groups_run_together(groups: JobConfig) -> None:
     engine = EchoEngine()
     summary = OfflineJob(groups).run(lambda: engine)
-    files = resolve_files(groups)
+    files = local_files(groups)
     assert sorted(r["custom_id"] for r in read(files.output)) == sorted(
         f"g{g}-{i}" for g in range(5) for i in range(8)
     )
@@ -68,7 +69,7 @@ def test_every_request_is_answered_once_and_groups_run_together(groups: JobConfi
 
 def test_the_summary_file_says_what_was_returned(groups: JobConfig) -> None:
     summary = OfflineJob(groups).run(EchoEngine)
-    assert json.loads(resolve_files(groups).summary_file.read_text()) == json.loads(
+    assert json.loads(local_files(groups).summary_file.read_text()) == json.loads(
         orjson.dumps(summary.to_json())
     )
 
@@ -106,7 +107,7 @@ def test_bad_lines_bad_bodies_and_refusals_are_errors_and_the_rest_is_answered(t
         ],
     )
     summary = OfflineJob(config).run(EchoEngine)
-    files = resolve_files(config)
+    files = local_files(config)
     assert [r["custom_id"] for r in read(files.output)] == ["good"]
     codes = {r["custom_id"]: r["response"]["body"]["error"]["code"] for r in read(files.error_file)}
     assert codes == {
@@ -141,7 +142,7 @@ def test_a_dead_engine_keeps_what_had_finished(groups: JobConfig) -> None:
     job = OfflineJob(JobConfig(file=groups.file, window=1))
     with pytest.raises(EngineError, match="died"):
         job.run(lambda: EchoEngine(dies_after=11))
-    files = resolve_files(groups)
+    files = local_files(groups)
     assert len(read(files.output)) == 11
     summary = json.loads(files.summary_file.read_text())
     assert (summary["ok"], summary["not_run"], summary["complete"]) == (11, 29, False)
@@ -150,7 +151,7 @@ def test_a_dead_engine_keeps_what_had_finished(groups: JobConfig) -> None:
 def test_a_request_that_kills_the_engine_is_an_error_without_a_response(tmp_path: Path) -> None:
     config = write_batch(tmp_path / "b.jsonl", [batch_line("a", "crash"), batch_line("b", "fine")])
     summary = OfflineJob(config).run(EchoEngine)
-    (record,) = read(resolve_files(config).error_file)
+    (record,) = read(local_files(config).error_file)
     assert record["custom_id"] == "a"
     assert record["response"] is None
     assert record["error"]["code"] == "engine_crash"
@@ -170,7 +171,7 @@ def test_the_first_signal_lets_requests_in_flight_finish(groups: JobConfig) -> N
     assert not summary.complete
     assert 11 <= summary.ok <= 15
     assert summary.not_run == 40 - summary.ok
-    assert len(read(resolve_files(groups).output)) == summary.ok
+    assert len(read(local_files(groups).output)) == summary.ok
 
 
 def test_draining_ends_after_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -219,7 +220,7 @@ def test_a_signal_while_requests_are_prepared_leaves_no_files(groups: JobConfig)
         summary = OfflineJob(groups, stop).run(lambda: engine)
     assert (summary.ok, summary.not_run, summary.stopped_by) == (0, 40, "SIGTERM")
     assert engine.stopped
-    files = resolve_files(groups)
+    files = local_files(groups)
     assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
@@ -229,7 +230,7 @@ def test_an_engine_that_cannot_start_leaves_no_files(groups: JobConfig) -> None:
 
     with pytest.raises(ConfigError, match="no such flag"):
         OfflineJob(groups).run(start)
-    files = resolve_files(groups)
+    files = local_files(groups)
     assert not any(path.exists() for path in (files.output, files.error_file, files.summary_file))
 
 
@@ -253,16 +254,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_refusal_changes_nothing_of_a_finished_job(groups: JobConfig) -> None:
     OfflineJob(groups).run(EchoEngine)
-    files = resolve_files(groups)
+    files = local_files(groups)
     for path in (files.report_file, files.steps_file):
         path.write_text("kept")
-    before = contents(groups.file.parent)
+    before = contents(local_files(groups).output.parent)
     with pytest.raises(ConfigError, match="another job"):
         OfflineJob(groups, engine_argv=["--tool-call-parser", "qwen25"]).run(EchoEngine)
-    assert contents(groups.file.parent) == before
+    assert contents(local_files(groups).output.parent) == before
     with pytest.raises(ConfigError, match="no such flag"):
         OfflineJob(replace(groups, overwrite=True)).run(refuse_flags)
-    assert contents(groups.file.parent) == before
+    assert contents(local_files(groups).output.parent) == before
 
 
 @pytest.mark.parametrize(
@@ -297,7 +298,7 @@ def test_overwrite_starts_anew(groups: JobConfig) -> None:
     OfflineJob(groups).run(EchoEngine)
     engine = EchoEngine()
     OfflineJob(replace(groups, overwrite=True)).run(lambda: engine)
-    assert len(engine.asked) == len(read(resolve_files(groups).output)) == 40
+    assert len(engine.asked) == len(read(local_files(groups).output)) == 40
 
 
 def test_output_and_error_file_must_be_two_files(groups: JobConfig, tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ def test_the_input_is_never_the_output(groups: JobConfig) -> None:
     config = JobConfig(file=groups.file, output=groups.file, overwrite=True)
     with pytest.raises(ConfigError, match="is the batch file"):
         OfflineJob(config).run(EchoEngine)
-    assert len(groups.file.read_bytes().splitlines()) == 40
+    assert len(Path(str(groups.file)).read_bytes().splitlines()) == 40
 
 
 def test_a_check_that_fails_leaves_no_files(groups: JobConfig) -> None:
@@ -319,7 +320,7 @@ def test_a_check_that_fails_leaves_no_files(groups: JobConfig) -> None:
 
     with pytest.raises(InputError, match="not today"):
         OfflineJob(groups).run(EchoEngine, check=check)
-    assert not resolve_files(groups).output.exists()
+    assert not local_files(groups).output.exists()
 
 
 @pytest.mark.parametrize(
@@ -333,5 +334,5 @@ def test_a_check_that_fails_leaves_no_files(groups: JobConfig) -> None:
 def test_result_files_stand_beside_the_input_or_the_output(
     file: str, output: str | None, expected: tuple[str, str, str]
 ) -> None:
-    files = resolve_files(JobConfig(file=Path(file), output=Path(output) if output else None))
+    files = local_files(JobConfig(file=Path(file), output=Path(output) if output else None))
     assert (str(files.output), str(files.error_file), str(files.summary_file)) == expected

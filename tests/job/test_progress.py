@@ -42,7 +42,7 @@ def test_no_requests_no_words(caplog: pytest.LogCaptureFixture) -> None:
 def test_time_left_follows_the_expected_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the requests with half of the work is done: as much time again is left."""
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sglang_blend.job.progress.time.monotonic", lambda: now)
     with Progress("planning", 10, terminal=False) as shown:
         now = 107.0
         shown.begin("running", total_work=8.0)
@@ -56,7 +56,7 @@ def test_time_left_follows_the_expected_work(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_expectations_requests_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("sglang_blend.job.progress.time.monotonic", lambda: now)
     with Progress("tokenizing", 4, terminal=False) as shown:
         assert shown.left_s(now) is None
         now = 2.0

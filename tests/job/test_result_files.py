@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from job.echo_engine import EchoEngine
+from job.local_files import local_files
 from job.test_offline import batch_line, read, write_batch
 from job.test_resume import check_one_record_a_line, mixed_lines, never_started, write_lines
-from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.config import JobConfig
 from sglang_blend.errors import ConfigError, EngineError, OutputError
 from sglang_blend.job import journal, sorting
 from sglang_blend.job.offline import OfflineJob
@@ -242,7 +243,8 @@ def test_a_target_that_cannot_be_written_stops_the_job_before_it_begins(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    config = replace(job, work_dir=tmp_path, **{what: blocked / "deeper.jsonl"})
+    changed: dict[str, Any] = {what: blocked / "deeper.jsonl"}
+    config = replace(job, work_dir=tmp_path, **changed)
     with pytest.raises(ConfigError, match=r"deeper\.jsonl cannot be written \(.*another file"):
         OfflineJob(config).run(never_started)
     assert not (tmp_path / "b.output.jsonl").exists()
@@ -255,8 +257,9 @@ def test_a_result_that_is_no_file_is_refused(job: JobConfig, tmp_path: Path, wha
     os.mkfifo(pipe)
     before = sorted(tmp_path.iterdir())
     for place in (pipe, Path("/dev/null"), Path("/dev/stdout"), Path("-")):
+        changed: dict[str, Any] = {what: place}
         with pytest.raises(ConfigError, match=f"--{what.replace('_', '-')} {place} is no file on a disk"):
-            OfflineJob(replace(job, work_dir=tmp_path, **{what: place})).run(never_started)
+            OfflineJob(replace(job, work_dir=tmp_path, **changed)).run(never_started)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -271,7 +274,7 @@ def test_a_summary_that_cannot_be_saved_does_not_fail_the_job(job: JobConfig, tm
     (tmp_path / "file").touch()
     summary = OfflineJob(replace(job, summary_file=tmp_path / "file" / "s.json")).run(EchoEngine)
     assert summary.complete
-    assert len(read(resolve_files(job).output)) == 30
+    assert len(read(local_files(job).output)) == 30
 
 
 def test_a_done_file_beside_its_journal_is_the_truth(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job.echo_engine import EchoEngine
+from job.local_files import local_files
 from job.test_offline import batch_line, read, write_batch
-from sglang_blend.config import JobConfig, resolve_files
+from sglang_blend.config import JobConfig
 from sglang_blend.errors import ConfigError, EngineError, InputError
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.request import BatchLine, Prepared, Rejection
@@ -47,7 +48,7 @@ def write_lines(path: Path, lines: list[bytes]) -> JobConfig:
 
 
 def records(config: JobConfig) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    files = resolve_files(config)
+    files = local_files(config)
     return read(files.output), read(files.error_file)
 
 
@@ -105,11 +106,11 @@ def test_the_next_run_asks_only_for_what_is_missing(job: JobConfig) -> None:
 
 def test_a_finished_job_starts_no_engine_and_says_the_same(job: JobConfig) -> None:
     first = OfflineJob(job).run(EchoEngine)
-    before = [path.read_bytes() for path in (resolve_files(job).output, resolve_files(job).summary_file)]
+    before = [path.read_bytes() for path in (local_files(job).output, local_files(job).summary_file)]
     again = OfflineJob(job).run(never_started)
     assert (again.ok, again.failed, again.prompt_tokens) == (first.ok, first.failed, first.prompt_tokens)
     assert (again.resumed_ok, again.run_tokens) == (30, 0)
-    assert before == [p.read_bytes() for p in (resolve_files(job).output, resolve_files(job).summary_file)]
+    assert before == [p.read_bytes() for p in (local_files(job).output, local_files(job).summary_file)]
 
 
 def test_a_finished_job_is_not_read_again_where_nothing_changed(
@@ -131,7 +132,7 @@ def test_a_copied_input_is_still_the_same_job(job: JobConfig) -> None:
 
 def test_a_torn_last_line_is_cut_and_its_request_runs_again(job: JobConfig) -> None:
     stop_after(job, 11)
-    output = resolve_files(job).output
+    output = local_files(job).output
     assert isinstance(output, Path)
     content = output.read_bytes()
     output.write_bytes(content[:-20])
@@ -143,7 +144,7 @@ def test_a_torn_last_line_is_cut_and_its_request_runs_again(job: JobConfig) -> N
 
 def test_lines_that_a_power_cut_left_as_zeros_are_taken_out(job: JobConfig) -> None:
     stop_after(job, 11)
-    output = resolve_files(job).output
+    output = local_files(job).output
     assert isinstance(output, Path)
     lines = output.read_bytes().splitlines(keepends=True)
     lines[4] = b"\0" * (len(lines[4]) - 1) + b"\n"
@@ -156,7 +157,7 @@ def test_lines_that_a_power_cut_left_as_zeros_are_taken_out(job: JobConfig) -> N
 
 def test_a_record_that_stands_twice_or_is_of_no_line_is_taken_out(job: JobConfig) -> None:
     stop_after(job, 11)
-    output = resolve_files(job).output
+    output = local_files(job).output
     assert isinstance(output, Path)
     lines = output.read_bytes().splitlines(keepends=True)
     foreign = lines[0].replace(b'"custom_id":"r', b'"custom_id":"other r')
@@ -167,11 +168,11 @@ def test_a_record_that_stands_twice_or_is_of_no_line_is_taken_out(job: JobConfig
 
 def test_another_input_is_another_job(job: JobConfig) -> None:
     OfflineJob(job).run(EchoEngine)
-    write_batch(job.file, [batch_line("other", "words")])
-    before = resolve_files(job).output.read_bytes()
+    write_batch(Path(str(job.file)), [batch_line("other", "words")])
+    before = local_files(job).output.read_bytes()
     with pytest.raises(ConfigError, match=r"another job \(the input has another content\).*--overwrite"):
         OfflineJob(job).run(never_started)
-    assert resolve_files(job).output.read_bytes() == before
+    assert local_files(job).output.read_bytes() == before
 
 
 def test_a_job_that_may_not_touch_results_leaves_every_one_of_them(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_model_replaced_in_place_is_another_model(job: JobConfig, tmp_path: Pa
 
 def test_results_without_their_job_file_are_left_alone(job: JobConfig) -> None:
     OfflineJob(job).run(EchoEngine)
-    identity = resolve_files(job).identity_file
+    identity = local_files(job).identity_file
     assert isinstance(identity, Path)
     identity.write_bytes(b'{"format": 1, "torn')
     with pytest.raises(ConfigError, match=r"no .*b\.job\.json says that it is this job's.*--overwrite"):
@@ -263,7 +264,7 @@ def test_refusals_stand_while_nothing_changed_that_they_depend_on(refusing: JobC
     ],
 )
 def test_refused_lines_are_tried_again_when_that_may_help(
-    refusing: JobConfig, changed: dict[str, bool], argv: list[str], asked: list[str]
+    refusing: JobConfig, changed: dict[str, Any], argv: list[str], asked: list[str]
 ) -> None:
     OfflineJob(refusing).run(EchoEngine)
     engine = EchoEngine()
@@ -300,15 +301,15 @@ def test_refusals_that_were_kept_are_those_of_the_earlier_flags(refusing: JobCon
 
 def test_an_api_key_is_not_written_beside_the_results(job: JobConfig) -> None:
     OfflineJob(job, engine_argv=["--api-key", "secret", "--admin-api-key=secret"]).run(EchoEngine)
-    identity = resolve_files(job).identity_file
+    identity = local_files(job).identity_file
     assert isinstance(identity, Path)
     assert "secret" not in identity.read_text()
 
 
 def test_a_failure_that_is_not_the_lines_fault_is_tried_again(refusing: JobConfig) -> None:
     OfflineJob(refusing).run(EchoEngine)
-    error_file = resolve_files(refusing).error_file
-    identity = resolve_files(refusing).identity_file
+    error_file = local_files(refusing).error_file
+    identity = local_files(refusing).identity_file
     assert isinstance(error_file, Path)
     assert isinstance(identity, Path)
     text = error_file.read_text().replace('"status_code":400,"request_id"', '"status_code":500,"request_id"')
@@ -329,7 +330,7 @@ def test_kills_at_any_byte_of_the_written_files_leave_one_record_a_line(
     """The engine dies after a few answers, then the tail of each file is lost: as often as it likes."""
     lines = mixed_lines(40, data.draw(st.integers(0, 9), label="seed"))
     config = replace(write_lines(tmp_path / "b.jsonl", lines), overwrite=True, window=4)
-    files = resolve_files(config)
+    files = local_files(config)
     for kill in range(data.draw(st.integers(1, 4), label="kills")):
         with contextlib.suppress(EngineError):
             OfflineJob(config).run(lambda: EchoEngine(dies_after=data.draw(st.integers(0, 30))))

@@ -135,7 +135,8 @@ def test_a_storage_that_refuses_for_a_moment_is_asked_again(
     job: JobConfig, storage: Storage, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """One request of each kind is told to slow down: a job of hours does not end for it."""
-    real, refused = getattr(s3fs.S3FileSystem, what), []
+    real = getattr(s3fs.S3FileSystem, what)
+    refused: list[Any] = []
 
     async def busy(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not refused and "b.jsonl" not in str(args[0]):

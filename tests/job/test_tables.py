@@ -10,8 +10,9 @@ import pytest
 from pyarrow import parquet
 
 from job.echo_engine import EchoEngine
+from job.local_files import local_files
 from job.test_offline import read
-from sglang_blend.config import JobConfig, Reading, resolve_files
+from sglang_blend.config import JobConfig, Reading
 from sglang_blend.errors import ConfigError, InputError
 from sglang_blend.job.input import BatchFile
 from sglang_blend.job.offline import OfflineJob
@@ -53,7 +54,7 @@ def test_columns_named_like_parameters_are_parameters_and_others_are_left_alone(
 
 
 def test_lists_of_messages_are_chats_without_the_nulls_a_table_adds(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "hi", "name": None}]},
         {"messages": [{"role": "system", "content": "x", "name": "n"}, {"role": "user", "content": "y"}]},
     ]
@@ -121,7 +122,7 @@ def test_a_table_is_a_job_like_any_other_and_its_columns_are_part_of_it(tmp_path
     config = JobConfig(file=path)
     summary = OfflineJob(config).run(EchoEngine)
     assert (summary.ok, summary.failed) == (2, 0)
-    assert sorted(r["custom_id"] for r in read(resolve_files(config).output)) == ["7", "8"]
+    assert sorted(r["custom_id"] for r in read(local_files(config).output)) == ["7", "8"]
     other = replace(config, reading=Reading(prompt_column="source"))
     with pytest.raises(ConfigError, match="another job"):
         OfflineJob(other).run(EchoEngine)

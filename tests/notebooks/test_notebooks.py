@@ -11,6 +11,7 @@ import asyncio
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 def read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
+    notebook: NotebookNode = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    return notebook
 
 
 def client_of(notebook: NotebookNode, directory: Path) -> NotebookClient:
@@ -114,7 +116,8 @@ def test_a_notebook_written_for_sglang_runs_after_changing_the_import(
             if "interrupted" not in cell.metadata.get("tags", ()):
                 client.execute_cell(cell, index)
                 continue
-            press_stop = threading.Timer(3, lambda: asyncio.run(client.km.interrupt_kernel()))
+            kernel: Any = client.km
+            press_stop = threading.Timer(3, lambda kernel=kernel: asyncio.run(kernel.interrupt_kernel()))
             press_stop.start()
             with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
                 client.execute_cell(cell, index)

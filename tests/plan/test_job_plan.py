@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,8 @@ def test_a_sample_that_would_teach_nothing_is_skipped_with_the_reason(
 
 def test_a_job_is_planned_for_an_engine_that_shares_reads() -> None:
     """Reading a prefix once a step leaves less memory time, so the same job is more compute-intensive."""
-    table, densities = job(200, fixed_output=True), []
+    table = job(200, fixed_output=True)
+    densities: list[Any] = []
     for facts in (FACTS, FACTS._replace(shares_reads=True)):
         plan = JobPlan(table, facts, order="dual-scan")
         plan.make()
@@ -91,9 +94,9 @@ def test_estimates_and_densities_follow_what_finishes_and_the_order_stays() -> N
     assert plan.wants_renewal
     plan.renew()
     assert not plan.wants_renewal
-    assert plan.hints(100)["est_output_len"] == 50  # type: ignore[index]
+    assert plan.hints(100)["est_output_len"] == 50
     assert np.array_equal(plan.schedule.rank, before)
-    assert plan.hints(first)["root_density"] > 2 * planned["root_density"]  # type: ignore[index]
+    assert plan.hints(first)["root_density"] > 2 * planned["root_density"]
 
 
 def test_a_run_is_predicted_as_paced_by_lengths_that_the_scheduler_learns() -> None:

@@ -29,6 +29,7 @@ def test_the_headline_of_a_job_is_arithmetic_on_its_records(tmp_path: Path) -> N
     assert engine["Compute use"] == pytest.approx(0.5, abs=0.05)
     assert engine["KV pool in use"] == pytest.approx(0.7, abs=0.05)
     assert engine["Retractions"] == 3
+    assert engine["Tail"] is not None
     assert engine["Tail share"] == pytest.approx(engine["Tail"] / 90)
     assert metrics.timeline is not None
     assert metrics.timeline.kv_pool_tokens == POOL

@@ -20,6 +20,7 @@ def test_the_plan_wins_over_hints_that_a_request_brought() -> None:
     brought: dict[str, Any] = {"other": 1, HINTS_KEY: Hints(7, est_output_len=3).to_json()}
     planned = Hints(2, Side.RIGHT, 20, 40, 5)
     carried = with_hints(brought, planned.to_json())
+    assert carried is not None
     assert read_hints(carried) == planned
     assert carried["other"] == 1
     assert brought[HINTS_KEY]["rank"] == 7, "the request itself is as it was"

@@ -28,7 +28,7 @@ def request(rank: int, side: Side = Side.NONE, **fields: float) -> RequestState:
 
 
 def line(waiting: WaitingRequests, side: Side) -> list[float]:
-    ranks = []
+    ranks: list[float] = []
     while (ahead := waiting.ahead(side, len(ranks))) is not None:
         ranks.append(ahead.key[2])
     return ranks

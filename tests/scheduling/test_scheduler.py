@@ -226,19 +226,20 @@ def test_a_chunk_in_the_cache_moves_its_leader_on() -> None:
 
 def test_requests_are_admitted_while_their_expected_peak_fits() -> None:
     """Ten of 100 + 20 tokens fill a pool of 1,200; the rest waits, and asks no more until one finishes."""
-    one = scheduler(TokenHost(mem_tokens=1200))
+    host = TokenHost(mem_tokens=1200)
+    one = scheduler(host)
     for number in range(15):
         one.arrive(arrival(number))
     admitted, first = run_pass(one)
     assert admitted == [f"r{number}" for number in range(10)]
     assert not first.found_no_room
-    one.host.held = 1000  # type: ignore[attr-defined]
+    host.held = 1000
     assert run_pass(one)[0] == []
     assert not one.is_stuck
     assert run_pass(one)[0] == []
     assert one.is_stuck
     one.finish("r0", 20)
-    one.host.held = 900  # type: ignore[attr-defined]
+    host.held = 900
     assert run_pass(one)[0] == ["r10"]
 
 

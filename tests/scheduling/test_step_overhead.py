@@ -10,7 +10,8 @@ from sglang_blend.scheduling.step_records import COLUMNS, EngineSteps, step_over
 
 def _steps(durations: list[float], **values: Any) -> EngineSteps:
     """Decode steps of these durations; their kernels take 0.3 s."""
-    step = dict.fromkeys(COLUMNS, 0) | {"steps": 1, "decode_tokens": 4, "num_running": 4}
+    step: dict[str, float | None] = dict.fromkeys(COLUMNS, 0.0)
+    step |= {"steps": 1, "decode_tokens": 4, "num_running": 4}
     step |= {"compute_s": 0.1, "weight_read_s": 0.2, "kv_read_s": 0.1} | values
     records, now = [], 0.0
     for seconds in [*durations, 0.0]:
@@ -19,17 +20,17 @@ def _steps(durations: list[float], **values: Any) -> EngineSteps:
     return EngineSteps({}, records)
 
 
-def test_the_median_of_what_the_kernels_leave():
+def test_the_median_of_what_the_kernels_leave() -> None:
     """The longer of compute and weights, then KV reads; one slow step does not matter."""
     assert step_overhead_s([_steps([0.35] * 30 + [9.0])]) == pytest.approx(0.05)
 
 
-def test_kernels_that_took_less_than_modelled_leave_next_to_nothing():
+def test_kernels_that_took_less_than_modelled_leave_next_to_nothing() -> None:
     """Never less than a microsecond, which a record may hold."""
     assert step_overhead_s([_steps([0.25] * 30)]) == 1e-6
 
 
-def test_only_decode_steps_of_their_own_count():
+def test_only_decode_steps_of_their_own_count() -> None:
     """Steps with prefill, and records of several steps, say nothing of one decode step."""
     engines = [_steps([0.4] * 30), _steps([2.0] * 50, prefill_tokens=99), _steps([2.0] * 50, steps=3)]
     assert step_overhead_s(engines) == pytest.approx(0.1)

@@ -4,6 +4,7 @@ where it should.
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +24,12 @@ OVERLAP = EngineConfig(mode="overlap", admission="peak")
 
 
 @pytest.fixture(scope="module")
-def trace():
+def trace() -> Any:
     """The paper's trace 1 at 10,000 requests on an A100 with an 8B model."""
     return synthesise(COST, paper_trace(1), seed=0)
 
 
-def planned(trace, cost):
+def planned(trace: Any, cost: Any) -> Any:
     """Schedules of the trace by order, with output lengths from a 1% sample."""
     config = PlanConfig()
     tree = build_prefix_tree(trace.table)
@@ -44,13 +45,13 @@ def planned(trace, cost):
 
 
 @pytest.fixture(scope="module")
-def schedules(trace):
+def schedules(trace: Any) -> Any:
     """DFS, dual-scan and stationary schedules of it."""
     return planned(trace, COST)[0]
 
 
 @pytest.mark.slow
-def test_small_jobs_are_simulated_whole(trace, schedules):
+def test_small_jobs_are_simulated_whole(trace: Any, schedules: Any) -> None:
     """The prediction with the true lengths is the simulation's makespan."""
     job = SimulatedJob.from_table(trace.table, trace.output_len)
     expected = simulate_schedule(job, schedules["dfs"], COST, OVERLAP).makespan_s
@@ -59,7 +60,7 @@ def test_small_jobs_are_simulated_whole(trace, schedules):
 
 
 @pytest.mark.slow
-def test_a_sample_predicts_the_whole_job():
+def test_a_sample_predicts_the_whole_job() -> None:
     """A pool that long requests fill many times over: a third of the job, extended along the work, is
     within 8%.
     """
@@ -70,18 +71,20 @@ def test_a_sample_predicts_the_whole_job():
     sampled = MakespanPredictor(trace.table, cost, OVERLAP, output_len=trace.output_len, max_requests=2000)
     assert whole.sample_size(schedules["dfs"]) is None
     for name, schedule in schedules.items():
-        assert 2000 <= sampled.sample_size(schedule) < 4200
+        size = sampled.sample_size(schedule)
+        assert size is not None
+        assert 2000 <= size < 4200
         assert sampled(schedule) == pytest.approx(whole(schedule), rel=0.08), name
 
 
-def test_a_job_that_fills_the_pool_only_a_few_times_is_not_sampled(trace, schedules):
+def test_a_job_that_fills_the_pool_only_a_few_times_is_not_sampled(trace: Any, schedules: Any) -> None:
     """Filling and draining would be most of a sample, so the whole job is simulated."""
     predictor = MakespanPredictor(trace.table, COST, OVERLAP, output_len=trace.output_len, max_requests=1000)
     assert predictor.sample_size(schedules["dfs"]) is None
 
 
 @pytest.mark.slow
-def test_blending_orders_beat_contiguous_dfs_under_overlap(trace, schedules):
+def test_blending_orders_beat_contiguous_dfs_under_overlap(trace: Any, schedules: Any) -> None:
     """Even at this small size; the benchmark script has the numbers at the paper's scale."""
     predictor = MakespanPredictor(trace.table, COST, OVERLAP, output_len=trace.output_len)
     seconds = {name: predictor(schedule) for name, schedule in schedules.items()}
@@ -90,7 +93,7 @@ def test_blending_orders_beat_contiguous_dfs_under_overlap(trace, schedules):
 
 
 @pytest.mark.slow
-def test_sequential_operators_leave_ordering_little_to_win(trace, schedules):
+def test_sequential_operators_leave_ordering_little_to_win(trace: Any, schedules: Any) -> None:
     """With compute + memory in every step, the orders lie within 10% of each other: little to promise."""
     predictor = MakespanPredictor(
         trace.table, COST, replace(OVERLAP, mode="mixed"), output_len=trace.output_len
@@ -100,7 +103,7 @@ def test_sequential_operators_leave_ordering_little_to_win(trace, schedules):
 
 
 @pytest.mark.slow
-def test_auto_takes_the_order_that_is_predicted_fastest(trace):
+def test_auto_takes_the_order_that_is_predicted_fastest(trace: Any) -> None:
     """`auto` with this predictor names the order and the seconds it rests on."""
     predictor = MakespanPredictor(trace.table, COST, OVERLAP)
     schedules, workload = planned(trace, COST)
@@ -113,7 +116,7 @@ def test_auto_takes_the_order_that_is_predicted_fastest(trace):
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_take_a_few_seconds(trace, schedules):
+def test_ten_thousand_requests_take_a_few_seconds(trace: Any, schedules: Any) -> None:
     """Generous for a busy machine: under 15 s of processor time, where 1 to 2 s are usual."""
     job = SimulatedJob.from_table(trace.table, trace.output_len)
     started = time.process_time()

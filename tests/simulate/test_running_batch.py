@@ -1,5 +1,7 @@
 """Closed forms of decode against the sums they stand for."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,9 @@ from simulate.jobs import COST
     batch_size=st.integers(1, 900),
     mean_context=st.integers(1, 900),
 )
-def test_a_run_of_decode_steps_takes_the_sum_of_its_steps(mode, num_steps, batch_size, mean_context):
+def test_a_run_of_decode_steps_takes_the_sum_of_its_steps(
+    mode: Any, num_steps: Any, batch_size: Any, mean_context: Any
+) -> None:
     """In closed form as one by one, also where KV reads overtake compute on the way."""
     timer = StepTimer(COST, EngineConfig(mode=mode))
     tokens = batch_size * mean_context
@@ -27,7 +31,7 @@ def test_a_run_of_decode_steps_takes_the_sum_of_its_steps(mode, num_steps, batch
     assert run_s == pytest.approx(summed, rel=1e-12)
 
 
-def test_reads_overtake_compute_in_the_middle_of_a_run():
+def test_reads_overtake_compute_in_the_middle_of_a_run() -> None:
     """The case above is not vacuous: 600 requests start compute-bound and end memory-bound."""
     timer = StepTimer(COST, EngineConfig(mode="overlap"))
     first, last = (timer.weight_s(1) + timer.kv_s(KvRead(600 * c, 0, 0, 0)) for c in (300, 800))

@@ -3,6 +3,7 @@ its rules.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from simulate.jobs import COST, grouped_job, lone_cost
     pool=st.integers(4_000, 40_000),
     chunk=st.sampled_from([200, 2048]),
 )
-def test_each_request_finishes_once_and_no_bound_is_beaten(mode, admission, seed, pool, chunk):
+def test_each_request_finishes_once_and_no_bound_is_beaten(
+    mode: Any, admission: Any, seed: Any, pool: Any, chunk: Any
+) -> None:
     """Every output token is made once, the pool is empty and consistent at the end, and no optimum is
     beaten.
     """
@@ -53,7 +56,7 @@ def test_each_request_finishes_once_and_no_bound_is_beaten(mode, admission, seed
     seed=st.integers(0, 100),
     chunk=st.integers(64, 600),
 )
-def test_the_token_budget_is_never_exceeded(mode, paced, seed, chunk):
+def test_the_token_budget_is_never_exceeded(mode: Any, paced: Any, seed: Any, chunk: Any) -> None:
     """No step with prefill has more tokens than its budget."""
     job = grouped_job(100, seed)
     config = EngineConfig(mode=mode, paced=paced, chunk_tokens=chunk)
@@ -66,7 +69,7 @@ def test_the_token_budget_is_never_exceeded(mode, paced, seed, chunk):
     assert steps.tokens_in_use.max() <= 20_000
 
 
-def test_one_request_takes_the_time_of_its_steps():
+def test_one_request_takes_the_time_of_its_steps() -> None:
     """Prefill in one step, then one step a token: the sum written out by hand."""
     job = SimulatedJob.from_table(
         RequestTable.from_lists([list(range(100))], max_new_tokens=4), np.array([4])
@@ -80,7 +83,7 @@ def test_one_request_takes_the_time_of_its_steps():
     )
 
 
-def test_retraction_loses_no_token_and_is_counted():
+def test_retraction_loses_no_token_and_is_counted() -> None:
     """Lengths far above the estimates overflow a small pool: requests go back, are computed again, and all
     finish.
     """
@@ -95,7 +98,7 @@ def test_retraction_loses_no_token_and_is_counted():
         assert result.computed_tokens == n * 50
 
 
-def test_peak_admission_with_known_lengths_never_retracts_in_mixed_steps():
+def test_peak_admission_with_known_lengths_never_retracts_in_mixed_steps() -> None:
     """Expected peaks that are true fit, by construction; stock admission gambles and retracts."""
     rng = np.random.default_rng(3)
     n = 200
@@ -111,7 +114,7 @@ def test_peak_admission_with_known_lengths_never_retracts_in_mixed_steps():
     assert ratio.retractions > 0
 
 
-def test_an_order_that_keeps_groups_together_keeps_sharing():
+def test_an_order_that_keeps_groups_together_keeps_sharing() -> None:
     """Twenty groups that do not fit together: grouped order shares everything, shuffled order little."""
     job = grouped_job(400, 1, groups=20, prefix_len=800)
     grouped = np.lexsort((np.arange(job.n), job.tree.leaf))
@@ -122,7 +125,7 @@ def test_an_order_that_keeps_groups_together_keeps_sharing():
     assert kept[1] < 0.6
 
 
-def test_demand_aware_eviction_keeps_what_is_still_needed():
+def test_demand_aware_eviction_keeps_what_is_still_needed() -> None:
     """With LRU, leftovers of finished requests push out prefixes that waiting requests need."""
     job = grouped_job(400, 2, groups=12, prefix_len=700)
     order = np.random.default_rng(1).permutation(job.n)
@@ -135,7 +138,7 @@ def test_demand_aware_eviction_keeps_what_is_still_needed():
     assert kept["demand"] > kept["lru"] + 0.05
 
 
-def test_overlap_is_faster_than_the_same_steps_in_sequence():
+def test_overlap_is_faster_than_the_same_steps_in_sequence() -> None:
     """Same steps, same order, compute and KV reads of about equal weight: only the operators overlap."""
     n = 200
     prompts = [[i] * 2000 if i % 2 else [i] * 3000 for i in range(1, n + 1)]
@@ -148,7 +151,7 @@ def test_overlap_is_faster_than_the_same_steps_in_sequence():
     assert seconds[1] < 0.95 * seconds[0]
 
 
-def test_windows_shorten_decode():
+def test_windows_shorten_decode() -> None:
     """A model whose layers forget reads less KV."""
     table = RequestTable.from_lists([[i] * 3000 for i in range(1, 9)], max_new_tokens=500)
     job = SimulatedJob.from_table(table, np.full(8, 500))
@@ -160,7 +163,7 @@ def test_windows_shorten_decode():
     assert windowed.bounds.memory_s < 0.2 * plain.bounds.memory_s
 
 
-def test_edge_cases_end():
+def test_edge_cases_end() -> None:
     """No request, one request without output, and prompts that are all alike."""
     empty = SimulatedJob.from_table(RequestTable.from_lists([]), np.zeros(0, np.int64))
     assert simulate(empty, np.zeros(0, np.int64), COST, EngineConfig()).makespan_s == 0.0
@@ -175,7 +178,7 @@ def test_edge_cases_end():
         assert result.computed_tokens == 30 + 49
 
 
-def test_requests_that_can_never_fit_and_wrong_orders_are_refused():
+def test_requests_that_can_never_fit_and_wrong_orders_are_refused() -> None:
     """The sentence names the request and the pool, or the order's length."""
     job = SimulatedJob.from_table(RequestTable.from_lists([[1], [2] * 90], max_new_tokens=20), np.full(2, 20))
     with pytest.raises(PlanError, match="request 1 needs 110 tokens of KV, the pool holds 100"):
@@ -193,13 +196,13 @@ def test_requests_that_can_never_fit_and_wrong_orders_are_refused():
         {"chunk_tokens": 0},
     ],
 )
-def test_engine_configs_that_make_no_sense_are_refused(wrong):
+def test_engine_configs_that_make_no_sense_are_refused(wrong: Any) -> None:
     """Each names its value."""
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
         EngineConfig(**wrong)
 
 
-def test_only_our_policies_pace_mixed_chunk():
+def test_only_our_policies_pace_mixed_chunk() -> None:
     """SGLang's own fill every chunk, whatever was asked for."""
     mixed = EngineConfig(mode="mixed")
     assert mixed.under("dual-scan").paced
@@ -207,7 +210,7 @@ def test_only_our_policies_pace_mixed_chunk():
     assert not replace(mixed, paced=True).under("lpm").paced
 
 
-def test_integrity_check_sees_a_lost_token():
+def test_integrity_check_sees_a_lost_token() -> None:
     """The pool's recount is a real one."""
     job = grouped_job(50, 0)
     engine = engine_of(job, np.arange(job.n), lone_cost(20_000), EngineConfig())
@@ -217,7 +220,7 @@ def test_integrity_check_sees_a_lost_token():
         engine.pool.check_integrity()
 
 
-def test_the_timeline_has_all_work_and_all_tokens_of_the_job():
+def test_the_timeline_has_all_work_and_all_tokens_of_the_job() -> None:
     """What the recorded steps need adds up to the work of the job, whichever engine ran them."""
     job = grouped_job(80, 3)
     for mode in ("default", "mixed", "overlap", "pdmux"):
@@ -244,7 +247,9 @@ def test_the_timeline_has_all_work_and_all_tokens_of_the_job():
 
 
 @pytest.mark.parametrize(("admission", "computed", "steps"), [("peak", 130, 12), ("reserve", 230, 11)])
-def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(admission, computed, steps):
+def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(
+    admission: Any, computed: int, steps: int
+) -> None:
     """Two prompts of 100 equal tokens and 15 others each, eleven output tokens; ours wait, stock computes."""
     prefix = list(range(1000, 1100))
     table = RequestTable.from_lists([[*prefix, *range(15)], [*prefix, *range(20, 35)]], max_new_tokens=11)
@@ -266,8 +271,16 @@ def test_a_prefix_in_flight_costs_its_sharers_a_step_or_its_tokens(admission, co
     max_running=st.sampled_from([3, 4096]),
 )
 def test_many_decode_steps_at_once_are_as_many_single_ones(
-    mode, admission, eviction, queue, paced, pool, chunk, seed, max_running
-):
+    mode: Any,
+    admission: Any,
+    eviction: Any,
+    queue: Any,
+    paced: Any,
+    pool: Any,
+    chunk: Any,
+    seed: Any,
+    max_running: Any,
+) -> None:
     """The same steps, tokens and retractions, the same time up to rounding; the pool adds up after each."""
     job = grouped_job(40, seed)
     config = EngineConfig(
@@ -281,7 +294,8 @@ def test_many_decode_steps_at_once_are_as_many_single_ones(
     )
     order = np.random.default_rng(seed).permutation(job.n)
     fast, single = (engine_of(job, order, lone_cost(pool), config) for _ in range(2))
-    single.running.next_event = lambda: 1
+    running: Any = single.running
+    running.next_event = lambda: 1
     fast.run()
     while single.has_work:
         single.step()

@@ -78,9 +78,9 @@ def _queues(
         simulated.add(row)
     simulated.arrange(pool)
     queue = []
-    while (row := simulated.peek()) is not None:
-        simulated.pop(row)
-        queue.append(row)
+    while (first := simulated.peek()) is not None:
+        simulated.pop(first)
+        queue.append(first)
     return queue, [int(req.rid) for req in reqs]
 
 

@@ -1,6 +1,8 @@
 """Made workloads have the density and sharing that was asked for, on any model and hardware."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,9 @@ H200_70B = RooflineCost(shape=model_shape("llama-3.1-70b"), hardware=hardware("H
     [(COST, "openvid-short", 4000), (H200_70B, "openvid", 6000)],
     ids=["8B on A100", "70B on 4 H200"],
 )
-def test_main_traces_have_their_density_and_sharing(number, cost, long_output, num_requests):
+def test_main_traces_have_their_density_and_sharing(
+    number: int, cost: Any, long_output: str, num_requests: int
+) -> None:
     """Recounted from the tokens, not from what the synthesis says of itself: density within 2%, sharing
     within 0.01.
     """
@@ -41,14 +45,14 @@ def test_main_traces_have_their_density_and_sharing(number, cost, long_output, n
     assert trace.table.n == num_requests
 
 
-def test_the_grid_has_the_papers_65_points():
+def test_the_grid_has_the_papers_65_points() -> None:
     """Density 0.80 to 1.40 by 0.05, sharing 5% to 45% by 10."""
     points = {(spec.density, spec.sharing) for spec in paper_grid()}
     assert len(points) == 65
     assert {(0.8, 0.05), (1.4, 0.45), (1.05, 0.25)} <= points
 
 
-def test_a_trace_for_one_machine_has_another_density_on_the_next():
+def test_a_trace_for_one_machine_has_another_density_on_the_next() -> None:
     """Densities shrink with FLOP/s over bandwidth, so traces are re-made for each machine, as the paper
     does.
     """
@@ -59,7 +63,7 @@ def test_a_trace_for_one_machine_has_another_density_on_the_next():
     assert bounds_of(tree, trace.output_len, h200, 0.0).density == pytest.approx(1.4 * ratio, rel=0.02)
 
 
-def test_same_seed_same_tokens():
+def test_same_seed_same_tokens() -> None:
     """And another seed gives others."""
     spec = paper_trace(2, num_requests=500)
     first, again, other = (synthesise(COST, spec, seed=s) for s in (5, 5, 6))
@@ -69,22 +73,25 @@ def test_same_seed_same_tokens():
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_drawn_lengths_have_the_published_means(name):
+def test_drawn_lengths_have_the_published_means(name: Any) -> None:
     """Within 5% over 20,000 draws, inside their range."""
     source = SOURCES[name]
     prompt, output = draw_lengths(source, 20_000, np.random.default_rng(0))
+    assert source.prompt is not None
+    assert source.output is not None
     assert prompt.mean() == pytest.approx(source.prompt.mean, rel=0.05)
     assert output.mean() == pytest.approx(source.output.mean, rel=0.05)
     assert prompt.min() >= source.prompt.low
     assert output.max() <= source.output.high
 
 
-def test_a_trace_file_may_be_the_source():
+def test_a_trace_file_may_be_the_source() -> None:
     """Rows are drawn together: prompt and output of one request stay one request's."""
     source = read_trace(shared_file("traces/azure_2023_conv.csv"))
     spec = SynthesisSpec(density=2.0, sharing=0.2, num_requests=3000, source=source)
     trace = synthesise(COST, spec, seed=0)
     assert trace.density == pytest.approx(2.0, rel=0.02)
+    assert source.trace is not None
     rows = {(p, o) for p, o in source.trace.tolist()}
     own = np.flatnonzero(trace.source == 0)[:200]
     system = spec.system_prompt_len
@@ -103,13 +110,13 @@ def test_a_trace_file_may_be_the_source():
         ({"density": 1.0, "sharing": 0.1, "source": "reddit"}, "source 'reddit' is unknown"),
     ],
 )
-def test_targets_out_of_reach_are_refused(changes, words):
+def test_targets_out_of_reach_are_refused(changes: Any, words: str) -> None:
     """One sentence with the targets."""
     with pytest.raises(PlanError, match=words):
         synthesise(COST, SynthesisSpec(**changes), seed=0)
 
 
-def test_hash_blocks_become_shared_tokens():
+def test_hash_blocks_become_shared_tokens() -> None:
     """Mooncake's block ids: as much sharing in tokens as in blocks, up to partly filled ones."""
     table, output_len = table_from_trace(
         shared_file("traces/mooncake_conversation_blocks.jsonl.gz"), limit=400
@@ -136,7 +143,9 @@ def test_hash_blocks_become_shared_tokens():
         ("t.jsonl", "", "has no requests"),
     ],
 )
-def test_trace_files_that_make_no_job_are_refused(tmp_path, name, content, words):
+def test_trace_files_that_make_no_job_are_refused(
+    tmp_path: Path, name: str, content: str, words: str
+) -> None:
     """The sentence names the file and the line."""
     path = tmp_path / name
     path.write_text(content)

@@ -60,7 +60,7 @@ FEATURES = [
     chat("other model", model="gpt-4o-mini"),
 ]
 # The example of OpenAI's guide to its Batch API, as it stands there.
-OPENAI_GUIDE = [
+OPENAI_GUIDE: list[dict[str, Any]] = [
     {
         "custom_id": f"request-{number}",
         "method": "POST",

@@ -50,13 +50,13 @@ def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
     """SGLang's function of this name, with the stand-ins in place; in the scheduler's process."""
     import torch
 
-    spatial = ModuleType("sgl_kernel.spatial")
-    spatial.get_sm_available = lambda gpu_id: NUM_SMS  # type: ignore[attr-defined]
-    spatial.create_greenctx_stream_by_value = lambda a, b, gpu_id: (Stream(), Stream())  # type: ignore[attr-defined]
-    kernels = ModuleType("sgl_kernel")
-    kernels.spatial = spatial  # type: ignore[attr-defined]
-    torch.cuda.Stream = Stream  # type: ignore[assignment,misc]
-    torch.cuda.stream = lambda stream: contextlib.nullcontext()  # type: ignore[assignment]
+    spatial: Any = ModuleType("sgl_kernel.spatial")
+    spatial.get_sm_available = lambda gpu_id: NUM_SMS
+    spatial.create_greenctx_stream_by_value = lambda a, b, gpu_id: (Stream(), Stream())
+    kernels: Any = ModuleType("sgl_kernel")
+    kernels.spatial = spatial
+    torch.cuda.Stream = Stream
+    torch.cuda.stream = lambda stream: contextlib.nullcontext()
     torch.cuda.current_device = lambda: 0
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
 

@@ -8,6 +8,7 @@ A process of its own, because importing SGLang takes long and leaves its mark on
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import orjson
 from sglang.srt.entrypoints.engine import init_tokenizer_manager
@@ -24,7 +25,7 @@ from sglang_blend.srt.serving import Serving, tokenizer_manager_alone
 class Recording(Serving):
     """Keeps the sampling parameters and the adapter of the request that SGLang would run."""
 
-    def _prepared(self, adapted, token_ids):
+    def _prepared(self, adapted: Any, token_ids: Any) -> Any:
         self.seen = adapted.sampling_params, adapted.lora_path
         return super()._prepared(adapted, token_ids)
 
@@ -51,7 +52,7 @@ def main() -> None:
             for line in batch.scan():
                 if isinstance(line, BatchLine):
                     sent = BatchLine(**orjson.loads(orjson.dumps(line._asdict())))
-                    found = prepare(ours, sent)
+                    found: Any = prepare(ours, sent)
                     assert found == prepare(theirs, line), f"{path}: {line.custom_id} differs"
                     num_lines += 1
                     num_adapted += found[2] == "ad" and found[0].namespace.startswith("ad\0")

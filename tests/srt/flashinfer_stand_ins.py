@@ -40,7 +40,7 @@ def int32(array: torch.Tensor) -> list[int]:
 class Wrapper:
     """Base: `plan` keeps the cuts, `_run` attends request by request."""
 
-    real: type
+    real: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         inspect.signature(self.real.__init__).bind(self, *args, **kwargs)
@@ -226,7 +226,7 @@ def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
     from sglang_blend.srt import attention_backend
     from sglang_blend.srt.cuda import shared_attention
 
-    shared_attention.merge_into = merge_into
+    setattr(shared_attention, "merge_into", merge_into)  # noqa: B010
     flashinfer_backend.torch = _TorchWithoutCuda()
     flashinfer_backend.create_flashinfer_kv_indices_triton = KvIndices()
     # Prefixes as short as a test's are worth sharing.

@@ -1,5 +1,7 @@
 """`--attention-backend blend` is known to SGLang, and the default where there is no accelerator."""
 
+from typing import Any
+
 import pytest
 
 from sglang_blend.demo_model import demo_model_path
@@ -13,7 +15,7 @@ pytest.importorskip("sglang")
     ("flags", "backend", "shares"),
     [([], "blend", True), (["--attention-backend", "torch_native"], "torch_native", False)],
 )
-def test_the_backend_that_serves(flags, backend, shares) -> None:
+def test_the_backend_that_serves(flags: Any, backend: str, shares: bool) -> None:
     from sglang_blend.srt.attention_backend import shares_reads
     from sglang_blend.srt.flags import server_args
 
@@ -22,7 +24,7 @@ def test_the_backend_that_serves(flags, backend, shares) -> None:
     assert shares_reads(args) is shares
 
 
-def test_sharing_can_be_switched_off(monkeypatch) -> None:
+def test_sharing_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan then counts every read."""
     from sglang_blend.srt.attention_backend import shares_reads
     from sglang_blend.srt.flags import server_args

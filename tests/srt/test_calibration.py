@@ -99,10 +99,10 @@ class _Device:
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
         monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: _Event(self))
-        spatial = ModuleType("sgl_kernel.spatial")
+        spatial: Any = ModuleType("sgl_kernel.spatial")
         spatial.get_sm_available = lambda gpu: NUM_SMS
         spatial.create_greenctx_stream_by_value = self._divide
-        kernels = ModuleType("sgl_kernel")
+        kernels: Any = ModuleType("sgl_kernel")
         kernels.spatial = spatial
         monkeypatch.setitem(sys.modules, "sgl_kernel", kernels)
         monkeypatch.setitem(sys.modules, "sgl_kernel.spatial", spatial)

@@ -1,12 +1,16 @@
 """Configs as models publish them: the planner reads them, or says what it does not know."""
 
+from typing import Any
+
 import pytest
 
 from sglang_blend.cost.hf_config import shape_from_config
 from sglang_blend.errors import ConfigError
 
 
-def config(model_type, hidden, inner, layers, heads, kv_heads, vocab, **more):
+def config(
+    model_type: Any, hidden: Any, inner: Any, layers: Any, heads: Any, kv_heads: Any, vocab: Any, **more: Any
+) -> Any:
     sizes = {
         "hidden_size": hidden,
         "intermediate_size": inner,
@@ -64,7 +68,7 @@ PUBLISHED = [  # parameters and active ones of the language model, billions, emb
 
 
 @pytest.mark.parametrize(("published", "total", "active"), PUBLISHED)
-def test_parameter_counts_are_those_of_the_model_cards(published, total, active) -> None:
+def test_parameter_counts_are_those_of_the_model_cards(published: Any, total: Any, active: Any) -> None:
     shape = shape_from_config(published)
     assert shape.num_params / 1e9 == pytest.approx(total, rel=0.01)
     assert shape.active_params / 1e9 == pytest.approx(active, rel=0.16)
@@ -80,7 +84,7 @@ def test_parameter_counts_are_those_of_the_model_cards(published, total, active)
         (LLAMA4 | {"attention_chunk_size": None}, None, 0),
     ],
 )  # fmt: skip
-def test_three_of_four_layers_have_a_window(published, window, num_layers) -> None:
+def test_three_of_four_layers_have_a_window(published: Any, window: Any, num_layers: int) -> None:
     shape = shape_from_config(published)
     assert (shape.window, shape.num_window_layers) == (window, num_layers)
 
@@ -95,7 +99,7 @@ def test_three_of_four_layers_have_a_window(published, window, num_layers) -> No
         {"intermediate_size": [64] * 16},
     ],
 )
-def test_a_config_with_odd_values_is_refused_in_a_sentence(odd) -> None:
+def test_a_config_with_odd_values_is_refused_in_a_sentence(odd: Any) -> None:
     """The job then plans without a cost model; any other exception would end it."""
     with pytest.raises(ConfigError, match="check config"):
         shape_from_config(QWEN_VL | odd)

@@ -1,5 +1,7 @@
 """The batched torch_native attention gives what SGLang's own gives."""
 
+from typing import Any
+
 import pytest
 
 # Importing SGLang warns of kernels that this machine lacks.
@@ -10,7 +12,7 @@ NUM_SLOTS, NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 4000, 6, 2, 16
 
 
 @pytest.fixture(scope="module", params=range(6))
-def batch(request):
+def batch(request: pytest.FixtureRequest) -> Any:
     """A random batch: KV cache, slots, lengths (1 to 400) and cached prefix lengths."""
     random = torch.Generator().manual_seed(request.param)
     bs = [1, 2, 3, 8, 17, 40][request.param]
@@ -28,7 +30,7 @@ def batch(request):
 
 
 @pytest.fixture(scope="module")
-def backends():
+def backends() -> Any:
     """SGLang's and ours, without a model runner: the attention methods need none."""
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 
@@ -37,7 +39,7 @@ def backends():
     return object.__new__(TorchNativeAttnBackend), object.__new__(BatchedAttnBackend)
 
 
-def both(backends, method, *args, **kwargs):
+def both(backends: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
     theirs, ours = backends
     ours._decode_groups = ours._extend_pieces = None
     query = args[0]
@@ -47,7 +49,7 @@ def both(backends, method, *args, **kwargs):
     )
 
 
-def test_decode_is_equal(batch, backends) -> None:
+def test_decode_is_equal(batch: Any, backends: Any) -> None:
     query = torch.randn(len(batch["seq_lens"]), NUM_HEADS, HEAD_DIM, generator=batch["random"])
     names = ("k_cache", "v_cache", "req_to_token", "req_pool_indices", "seq_lens")
     theirs, ours = both(
@@ -56,7 +58,7 @@ def test_decode_is_equal(batch, backends) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_extend_is_equal(batch, backends) -> None:
+def test_extend_is_equal(batch: Any, backends: Any) -> None:
     extend_lens = batch["seq_lens"] - batch["prefix_lens"]
     query = torch.randn(int(extend_lens.sum()), NUM_HEADS, HEAD_DIM, generator=batch["random"])
     names = ("k_cache", "v_cache", "req_to_token", "req_pool_indices", "seq_lens", "prefix_lens")

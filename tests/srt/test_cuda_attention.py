@@ -72,7 +72,7 @@ def test_calibration_asks_for_attention_of_one_prompt_and_of_a_decode_step(
     from sglang_blend.srt.calibration.layer import LayerShape
     from srt import flashinfer_stand_ins
 
-    stand_ins = SimpleNamespace(**vars(flashinfer))
+    stand_ins: Any = SimpleNamespace(**vars(flashinfer))
     flashinfer_stand_ins.stand_in(stand_ins)
     monkeypatch.setattr(cuda_attention, "flashinfer", stand_ins)
     monkeypatch.setattr(cuda_attention, "_NUM_SLOTS", 200)

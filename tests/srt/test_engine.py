@@ -277,7 +277,8 @@ def test_a_request_that_sglang_aborts_has_failed(engine: Any) -> None:
 
     async def answer_to(number: int, **params: Any) -> Any:
         line = BatchLine(1, 0, "a", "/v1/completions", {"prompt": "Hello", **params})
-        return await serving.answer(Ask(line, serving.prepare(line).token_ids, number=number))
+        prepared: Any = serving.prepare(line)
+        return await serving.answer(Ask(line, prepared.token_ids, number=number))
 
     async def both() -> Any:
         sampled = answer_to(1, temperature=1, max_tokens=12)

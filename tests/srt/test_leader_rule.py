@@ -81,21 +81,21 @@ def admitted(args: Any, shared_len: int, *, page_size: int = 1, disable: bool = 
 
 
 @pytest.mark.parametrize("page_size", [1, 16, 64])
-def test_one_leads_and_the_others_follow_in_the_next_pass(args, page_size):
+def test_one_leads_and_the_others_follow_in_the_next_pass(args: Any, page_size: int) -> None:
     """Of 100 shared tokens the cache gives whole pages; nobody waits for the rest."""
     assert admitted(args, 100, page_size=page_size) == [1, NUM - 1]
 
 
-def test_nobody_waits_for_less_than_a_page(args):
+def test_nobody_waits_for_less_than_a_page(args: Any) -> None:
     """As much as a chat template writes in front of every prompt."""
     assert admitted(args, 30, page_size=64) == [NUM]
 
 
-def test_nobody_waits_where_the_cache_is_off(args):
+def test_nobody_waits_where_the_cache_is_off(args: Any) -> None:
     """Without chunked prefill SGLang switches its radix cache off, instead of taking another."""
     assert admitted(args, 100, disable=True, ours=False) == [NUM]
 
 
-def test_nobody_waits_for_ever_in_a_cache_that_keeps_nothing(args):
+def test_nobody_waits_for_ever_in_a_cache_that_keeps_nothing(args: Any) -> None:
     """With state-space layers a prefix is found only where SGLang kept the state."""
     assert admitted(args, 100, ours=False, is_kept=False) == [1, 1, NUM - 2]

@@ -178,7 +178,7 @@ def test_a_model_with_windows_runs_in_a_pool_that_is_too_small() -> None:
     ) as engine:
 
         def answer(i: int) -> dict[str, Any]:
-            params = {"max_new_tokens": lengths[i], "ignore_eos": True, "temperature": 0}
+            params: dict[str, Any] = {"max_new_tokens": lengths[i], "ignore_eos": True, "temperature": 0}
             params["custom_params"] = {"blend": {"rank": i, "est_output_len": 20, "num_observed": 9}}
             return engine.generate(input_ids=prompts[i], sampling_params=params)
 

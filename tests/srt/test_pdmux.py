@@ -131,14 +131,16 @@ def test_the_device_is_divided_by_the_work_left(engine: Any) -> None:
     assert {0.0, 1.0} < shares, "a report shows who had all of it, and the divisions"
 
 
-def test_the_pool_is_not_emptied_under_a_prompt_in_flight(engine, prefill_in_flight):
+def test_the_pool_is_not_emptied_under_a_prompt_in_flight(
+    engine: Any, prefill_in_flight: Future[dict[str, Any]]
+) -> None:
     """Only when it is done."""
     assert not engine.flush_cache().success
     assert len(prefill_in_flight.result(60)["output_ids"]) == 4
     _wait_until(lambda: engine.flush_cache().success)
 
 
-def test_a_prompt_in_flight_can_be_aborted(engine, prefill_in_flight):
+def test_a_prompt_in_flight_can_be_aborted(engine: Any, prefill_in_flight: Future[dict[str, Any]]) -> None:
     """It ends when its prompt is done, with nothing left in the pool."""
     engine.tokenizer_manager.abort_request("long")
     assert prefill_in_flight.result(60)["meta_info"]["finish_reason"]["type"] == "abort"
@@ -146,7 +148,7 @@ def test_a_prompt_in_flight_can_be_aborted(engine, prefill_in_flight):
     assert engine.generate("After that", {"max_new_tokens": 3})["meta_info"]["cached_tokens"] == 0
 
 
-def test_a_pause_holds_a_prompt_in_flight(engine, prefill_in_flight):
+def test_a_pause_holds_a_prompt_in_flight(engine: Any, prefill_in_flight: Future[dict[str, Any]]) -> None:
     """Nothing is answered while it lasts, and everything after it."""
     from sglang.srt.managers.io_struct import ContinueGenerationReqInput, PauseGenerationReqInput
 

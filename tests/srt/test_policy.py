@@ -74,7 +74,7 @@ def _start(policy: BlendSchedulePolicy, req: Req) -> None:
     policy.on_admitted()
 
 
-def test_what_has_finished_is_no_work_that_is_left(policy):
+def test_what_has_finished_is_no_work_that_is_left(policy: BlendSchedulePolicy) -> None:
     """Nobody asks for a pass while nothing waits, and the GPU is divided all the same."""
     from sglang.srt.managers.schedule_batch import FINISH_LENGTH
 
@@ -87,7 +87,7 @@ def test_what_has_finished_is_no_work_that_is_left(policy):
     assert policy.split_work().kv_read_s == pytest.approx(both / 2)
 
 
-def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
+def test_the_gpu_is_divided_only_where_it_was_calibrated(policy: BlendSchedulePolicy) -> None:
     """Otherwise SGLang's own choice stands; stream groups 0 and the last are not divisions."""
     from sglang_blend.srt.sm_groups import stream_group
 
@@ -107,7 +107,7 @@ def test_the_gpu_is_divided_only_where_it_was_calibrated(policy):
     assert stream_group(policy, counts[:2]) is None
 
 
-def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step():
+def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step() -> None:
     """PD-multiplexing calls `run_batch` for each group of layers."""
     from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
@@ -122,7 +122,9 @@ def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step():
     assert seen == [0]
 
 
-def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
+def test_what_a_retracted_request_computed_is_wanted_at_once(
+    args: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before it is back in the queue; a retraction evicts for one step, unless the user says more."""
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
 
@@ -147,7 +149,7 @@ def test_what_a_retracted_request_computed_is_wanted_at_once(args, monkeypatch):
     tree.check_integrity()
 
 
-def test_a_request_that_is_aborted_after_its_retraction_holds_nothing(policy):
+def test_a_request_that_is_aborted_after_its_retraction_holds_nothing(policy: BlendSchedulePolicy) -> None:
     """It is gone from the queue before the next pass sees it there."""
     request = _request(0, 1.0)
     policy.calc_priority([request])
@@ -158,7 +160,7 @@ def test_a_request_that_is_aborted_after_its_retraction_holds_nothing(policy):
     assert sum(policy.scheduler.accounts.used.values()) == 0
 
 
-def test_a_request_that_leaves_for_want_of_memory_holds_nothing(policy):
+def test_a_request_that_leaves_for_want_of_memory_holds_nothing(policy: BlendSchedulePolicy) -> None:
     """`retract_decode` aborts the last one: its KV is gone, and nothing says that it has finished."""
     request = _request(0, 1.0)
     policy.calc_priority([request])
@@ -169,7 +171,7 @@ def test_a_request_that_leaves_for_want_of_memory_holds_nothing(policy):
     assert len(policy.scheduler.running) == 0
 
 
-def test_a_name_can_be_used_again_after_an_abort(policy):
+def test_a_name_can_be_used_again_after_an_abort(policy: BlendSchedulePolicy) -> None:
     """The new request runs, whether the first one waited or ran, and the first one never comes back."""
     first, again, third = _request(0, 1.0), _request(0, 1.0), _request(0, 1.0)
     policy.calc_priority([first, _request(1, 1.0)])
@@ -183,7 +185,7 @@ def test_a_name_can_be_used_again_after_an_abort(policy):
     assert len(policy.scheduler.running) == 0
 
 
-def test_without_a_radix_cache_nobody_leads(args):
+def test_without_a_radix_cache_nobody_leads(args: Any) -> None:
     """`--disable-radix-cache`: a match has no node."""
     from sglang.srt.managers.schedule_policy import AddReqResult
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams
@@ -204,7 +206,7 @@ def test_without_a_radix_cache_nobody_leads(args):
     assert adder.can_run_list == [request]
 
 
-def test_a_flushed_cache_begins_another_job(args):
+def test_a_flushed_cache_begins_another_job(args: Any) -> None:
     """What was learnt of output lengths goes with what was cached."""
     from sglang.srt.managers.schedule_batch import FINISH_LENGTH
     from sglang.srt.mem_cache.cache_init_params import CacheInitParams

@@ -123,7 +123,9 @@ class Life:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(seed, args, caplog):
+def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(
+    seed: int, args: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """With hints and without, of several namespaces, also when a name is used again."""
     from sglang.srt.managers.schedule_batch import FINISH_ABORT, FINISH_LENGTH
 
@@ -171,7 +173,7 @@ def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(seed, arg
     assert life.policy.scheduler.counters.retracted > 0
 
 
-def test_who_holds_no_memory_runs_no_more_whatever_took_it(args):
+def test_who_holds_no_memory_runs_no_more_whatever_took_it(args: Any) -> None:
     """Otherwise a request that left in a way nobody thought of would keep others waiting for ever."""
     life = Life(args)
     first = life.come()

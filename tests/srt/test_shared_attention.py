@@ -1,5 +1,7 @@
 """Attention that reads shared prefixes once gives what SGLang's own torch_native gives."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ dtypes = st.sampled_from(list(TOLERANCE))
 
 
 @st.composite
-def batches(draw):
+def batches(draw: Any) -> Any:
     """Requests over a random tree: what each has, of which how much is cached; heads and their size."""
     stems = draw(st.lists(st.integers(0, 60), min_size=1, max_size=3))
     parts = draw(
@@ -44,7 +46,8 @@ def batches(draw):
 class _Inputs:
     """Tensors of a batch, as a model runner hands them to a backend."""
 
-    def __init__(self, prompts, prefix_lens, heads, head_dim, seed, dtype=torch.float32) -> None:
+    def __init__(self, batch: tuple[Any, ...], dtype: Any) -> None:
+        prompts, prefix_lens, heads, head_dim, seed = batch
         random = torch.Generator().manual_seed(seed)
         radix, shuffled = RadixSlots(), torch.randperm(NUM_SLOTS - 1, generator=random) + 1
         self.req_to_token = torch.zeros(NUM_ROWS, MAX_LEN, dtype=torch.int32)
@@ -63,17 +66,17 @@ class _Inputs:
             setattr(self, name, getattr(self, name).to(dtype))
 
     @property
-    def cache(self):
+    def cache(self) -> Any:
         """What both attention methods take after query and output."""
         return self.k_cache, self.v_cache, self.req_to_token, self.req_pool_indices, self.seq_lens
 
     @property
-    def float_cache(self):
+    def float_cache(self) -> Any:
         """The same values in float32."""
         return self.k_cache.float(), self.v_cache.float(), *self.cache[2:]
 
 
-def backends(break_even):
+def backends(break_even: Any) -> Any:
     """SGLang's and ours, without a model runner: the attention methods need none."""
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
 
@@ -87,8 +90,8 @@ def backends(break_even):
 
 @settings(deadline=None)
 @given(batches(), break_evens, dtypes)
-def test_decode_is_equal(batch, break_even, dtype) -> None:
-    inputs, (theirs, ours) = _Inputs(*batch, dtype), backends(break_even)
+def test_decode_is_equal(batch: Any, break_even: Any, dtype: Any) -> None:
+    inputs, (theirs, ours) = _Inputs(batch, dtype), backends(break_even)
     query, wide = inputs.decode_query, inputs.decode_query.float()
     kwargs = {"scaling": 0.25, "enable_gqa": True}
     expected = theirs._run_sdpa_forward_decode(wide, torch.zeros_like(wide), *inputs.float_cache, **kwargs)
@@ -99,10 +102,10 @@ def test_decode_is_equal(batch, break_even, dtype) -> None:
 
 @settings(deadline=None)
 @given(batches(), st.booleans(), dtypes)
-def test_extend_is_equal(batch, free, dtype) -> None:
+def test_extend_is_equal(batch: Any, free: Any, dtype: Any) -> None:
     from sglang_blend.srt.cpu import shared_attention
 
-    inputs, (theirs, ours) = _Inputs(*batch, dtype), backends(FREE)
+    inputs, (theirs, ours) = _Inputs(batch, dtype), backends(FREE)
     query, wide = inputs.extend_query, inputs.extend_query.float()
     lens = (inputs.prefix_lens, inputs.extend_lens)
     kwargs = {"scaling": 0.25, "enable_gqa": True, "causal": True}
@@ -121,7 +124,7 @@ def test_extend_is_equal(batch, free, dtype) -> None:
 def test_a_decode_step_reads_a_shared_prefix_once() -> None:
     """Three requests of 102 tokens, 100 of them shared: 106 tokens are read."""
     prompts = [[0] * 100 + [n] * 2 for n in (1, 2, 3)]
-    inputs, (_, ours) = _Inputs(prompts, [0] * 3, (6, 2), 8, 0), backends(FREE)
+    inputs, (_, ours) = _Inputs((prompts, [0] * 3, (6, 2), 8, 0), torch.float32), backends(FREE)
     query = inputs.decode_query
     ours._run_sdpa_forward_decode(query, torch.zeros_like(query), *inputs.cache, scaling=0.25)
     counts = ours.read_counts

@@ -82,7 +82,7 @@ def _nobody(phase: Phase) -> None:
 
 async def run_plan(
     plan: JobPlan,
-    run_one: Callable[[int], Awaitable[None]],
+    run_one: Callable[[int], Awaitable[object]],
     free: asyncio.Semaphore,
     is_stopping: Callable[[], bool] = _never,
     on_phase: Callable[[Phase], None] = _nobody,
@@ -120,7 +120,7 @@ async def _nothing() -> None:
 
 async def run_rows(
     rows: Sequence[int],
-    run_one: Callable[[int], Awaitable[None]],
+    run_one: Callable[[int], Awaitable[object]],
     free: asyncio.Semaphore,
     is_stopping: Callable[[], bool] = _never,
     before_each: Callable[[], Awaitable[None]] = _nothing,

@@ -66,6 +66,8 @@ class Engine(SGLangEngine):
         ConfigError: the order or the window is none.
     """
 
+    send_to_rpc: Any  # set by SGLang's Engine
+
     def __init__(self, *, order: str = "auto", window: int | None = None, **kwargs: Any) -> None:
         fork.require()
         if order not in JOB_ORDERS:

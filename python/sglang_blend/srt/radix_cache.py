@@ -65,7 +65,7 @@ class Demand:
     __slots__ = ("anchored", "num_pending")
 
     def __init__(self, split_from: Demand | None = None) -> None:
-        self.num_pending = split_from.num_pending if split_from else 0
+        self.num_pending: int = split_from.num_pending if split_from else 0
         self.anchored: dict[Any, dict[str, Expected]] = {}
 
 
@@ -106,7 +106,7 @@ class BlendRadixCache(RadixCache):
         super().__init__(params)
         self._least_cut = 0
         if demand_aware_eviction:
-            self.eviction_strategy = DemandAwareEviction(self.eviction_strategy)
+            self.eviction_strategy: Any = DemandAwareEviction(self.eviction_strategy)
             self._least_cut = math.ceil(self.token_to_kv_pool_allocator.size * _LEAST_CUT_RATIO)
 
     def expect(self, rid: str, key: RadixKey, plan_key: Key) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastapi.responses import Response
@@ -32,7 +31,7 @@ from sglang.srt.server_args import ServerArgs
 
 from sglang_blend.engine.messages import Ask
 from sglang_blend.errors import ConfigError
-from sglang_blend.request import Answer, BatchLine, Prepared, Rejection, namespace
+from sglang_blend.request import Answer, BatchLine, Prepared, Rejection, TokenIds, namespace
 from sglang_blend.scheduling.hints import with_hints
 from sglang_blend.srt.bodies import (
     ABORTED,
@@ -166,7 +165,7 @@ class Serving:
         if isinstance(request, EmbeddingRequest):
             request.rid = None  # SGLang's own: a uuid for each input, just as long
             return [request]
-        prompts = getattr(request, "prompt", None)
+        prompts: Any = getattr(request, "prompt", None)
         is_list = isinstance(prompts, list) and not isinstance(prompts[0], int)
         copies = [request] if request.n == 1 else [request.model_copy(deep=True) for _ in range(request.n)]
         for choice, copy in enumerate(copies):
@@ -196,7 +195,7 @@ class Serving:
             namespace(adapted.lora_path, adapted.extra_key),
         )
 
-    def _with_token_ids(self, request: Any, token_ids: Sequence[int]) -> Any:
+    def _with_token_ids(self, request: Any, token_ids: TokenIds) -> Any:
         """Put the known token ids in place of the prompt, where SGLang then answers the same."""
         if isinstance(request, EmbeddingRequest):
             pass

@@ -176,10 +176,21 @@ class BatchedAttnBackend(TorchNativeAttnBackend):
         return self._window_rows, torch.arange(len(req_pool_indices))
 
     def _run_sdpa_forward_decode(
-        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-        encoder_lens=None, scaling=None, enable_gqa=False, causal=False, is_cross_attn=False,
-        sliding_window_size=None,
-    ):  # fmt: skip
+        self,
+        query: torch.Tensor,
+        output: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        req_to_token: torch.Tensor,
+        req_pool_indices: torch.Tensor,
+        seq_lens: torch.Tensor,
+        encoder_lens: torch.Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> torch.Tensor:
         """query, output: (bs, num_heads, head_dim); see the base class for the rest."""
         is_plain = encoder_lens is None and not is_cross_attn and sliding_window_size is None
         if not is_plain or self._in_window_pool:
@@ -201,10 +212,23 @@ class BatchedAttnBackend(TorchNativeAttnBackend):
         return output
 
     def _run_sdpa_forward_extend(
-        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-        extend_prefix_lens, extend_seq_lens, encoder_lens=None, scaling=None, enable_gqa=False,
-        causal=False, is_cross_attn=False, sliding_window_size=None,
-    ):  # fmt: skip
+        self,
+        query: torch.Tensor,
+        output: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        req_to_token: torch.Tensor,
+        req_pool_indices: torch.Tensor,
+        seq_lens: torch.Tensor,
+        extend_prefix_lens: torch.Tensor,
+        extend_seq_lens: torch.Tensor,
+        encoder_lens: torch.Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> torch.Tensor:
         """query, output: (num_new_tokens, num_heads, head_dim); see the base class for the rest."""
         is_plain = encoder_lens is None and not is_cross_attn and causal and sliding_window_size is None
         if not is_plain or self._in_window_pool:

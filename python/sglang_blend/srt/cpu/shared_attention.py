@@ -177,10 +177,21 @@ class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
         )
 
     def _run_sdpa_forward_decode(
-        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-        encoder_lens=None, scaling=None, enable_gqa=False, causal=False, is_cross_attn=False,
-        sliding_window_size=None,
-    ):  # fmt: skip
+        self,
+        query: torch.Tensor,
+        output: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        req_to_token: torch.Tensor,
+        req_pool_indices: torch.Tensor,
+        seq_lens: torch.Tensor,
+        encoder_lens: torch.Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> torch.Tensor:
         """query, output: (bs, num_heads, head_dim); see SGLang's class for the rest."""
         plan = None
         is_shareable = _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size)
@@ -202,10 +213,23 @@ class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
         return output.copy_(merged.out.flatten(1, 2))
 
     def _run_sdpa_forward_extend(
-        self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
-        extend_prefix_lens, extend_seq_lens, encoder_lens=None, scaling=None, enable_gqa=False,
-        causal=False, is_cross_attn=False, sliding_window_size=None,
-    ):  # fmt: skip
+        self,
+        query: torch.Tensor,
+        output: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        req_to_token: torch.Tensor,
+        req_pool_indices: torch.Tensor,
+        seq_lens: torch.Tensor,
+        extend_prefix_lens: torch.Tensor,
+        extend_seq_lens: torch.Tensor,
+        encoder_lens: torch.Tensor | None = None,
+        scaling: float | None = None,
+        enable_gqa: bool = False,
+        causal: bool = False,
+        is_cross_attn: bool = False,
+        sliding_window_size: int | None = None,
+    ) -> torch.Tensor:
         """query, output: (num_new_tokens, num_heads, head_dim); see SGLang's class for the rest."""
         plan = None
         is_shareable = _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size)
@@ -230,7 +254,13 @@ class SharedPrefixAttnBackend(BatchedAttnBackend, CountsReads):
         return output.copy_(merged.out.flatten(1, 2))
 
 
-def _shareable(query, v_cache, encoder_lens, is_cross_attn, sliding_window_size) -> bool:
+def _shareable(
+    query: torch.Tensor,
+    v_cache: torch.Tensor,
+    encoder_lens: torch.Tensor | None,
+    is_cross_attn: bool,
+    sliding_window_size: int | None,
+) -> bool:
     """Whether the layer is plain self-attention, whose KV begins at the first token, in one head size."""
     plain = encoder_lens is None and not is_cross_attn and sliding_window_size is None
     return plain and query.shape[-1] == v_cache.shape[-1]
