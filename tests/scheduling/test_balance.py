@@ -8,7 +8,7 @@ from sglang_blend.core.request import Side
 from sglang_blend.scheduling.balance import SideAccounts
 from sglang_blend.scheduling.lengths import PlannedLen
 from sglang_blend.scheduling.pacing import learnt_density_ratio, remaining_work
-from sglang_blend.scheduling.request_state import RequestState
+from sglang_blend.scheduling.request_state import RequestState, WaitingRequests, Work
 from sglang_blend.scheduling.running import RunningRequests
 from simulate.jobs import COST
 
@@ -73,7 +73,7 @@ def test_what_is_left_shrinks_as_outputs_grow() -> None:
 
     def left(generated: int) -> float:
         running = [_request(0, Side.LEFT, generated=generated)]
-        return remaining_work([], running, cost=COST, mem_tokens=20_000, root_density=0.0).kv_read_s
+        return remaining_work(Work(), running, cost=COST, mem_tokens=20_000, root_density=0.0).kv_read_s
 
     assert left(0) > left(10) > left(19) > 0
     assert left(25) > 0
@@ -83,8 +83,12 @@ def test_prompts_take_what_the_plan_says_unless_their_own_tokens_take_longer() -
     """Sharing is the plan's to know; an infinite density (no decode at all) says nothing."""
 
     def prefill_s(root_density: float) -> float:
-        waiting = [_request(n, Side.LEFT) for n in range(3)]
-        return remaining_work(waiting, [], cost=COST, mem_tokens=20_000, root_density=root_density).prefill_s
+        waiting = WaitingRequests()
+        for n in range(3):
+            waiting.add(_request(n, Side.LEFT))
+        return remaining_work(
+            waiting.work, [], cost=COST, mem_tokens=20_000, root_density=root_density
+        ).prefill_s
 
     own = pytest.approx(3 * 60 * COST.token_s)
     assert prefill_s(0.0) == prefill_s(float("inf")) == own

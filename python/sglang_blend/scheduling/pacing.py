@@ -15,7 +15,7 @@ from itertools import islice
 
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.sm_split import SplitWork
-from sglang_blend.scheduling.request_state import RequestState
+from sglang_blend.scheduling.request_state import RequestState, Work
 
 # Part of the KV pool that the remaining steps are assumed to fill.
 _PACED_OCCUPANCY = 0.9
@@ -80,7 +80,7 @@ def learnt_density_ratio(waiting: Collection[RequestState]) -> float:
 
 
 def remaining_work(
-    waiting: Iterable[RequestState],
+    waiting: Work,
     running: Iterable[RequestState],
     *,
     cost: RooflineCost,
@@ -93,17 +93,13 @@ def remaining_work(
     longer: the plan knows who shares, but thinks of the whole job.
 
     Args:
+        waiting: what those that wait have to do.
         mem_tokens: tokens of the KV pool; bounds how many requests a decode step can have.
         root_density: of what waits (compute over memory time); infinite without decode, and then there is
             nothing that prefill would run beside.
     """
     token_s, read_s = cost.token_s, sum(cost.kv_read_s)
-    prompt_tokens = output = token_steps = waiting_output = waiting_steps = longest = 0.0
-    for request in waiting:
-        mean = request.mean_len
-        prompt_tokens += max(request.prompt_len - request.shared_len, 1)
-        waiting_output += mean
-        waiting_steps += mean * (request.prompt_len + mean / 2)
+    output = token_steps = longest = 0.0
     for request in running:
         generated = request.num_generated
         left = max(request.mean_len - generated, request.mean_len / 8, 1.0)
@@ -111,11 +107,11 @@ def remaining_work(
         token_steps += left * (request.prompt_len + generated + left / 2)
         longest = max(longest, left)
     density = 0.0 if math.isinf(root_density) else root_density
-    planned_s = density * waiting_steps * read_s - waiting_output * cost.decode_token_s
-    steps = max((token_steps + waiting_steps) / mem_tokens, longest, 1.0)
+    planned_s = density * waiting.token_steps * read_s - waiting.output_tokens * cost.decode_token_s
+    steps = max((token_steps + waiting.token_steps) / mem_tokens, longest, 1.0)
     return SplitWork(
-        prefill_s=max(prompt_tokens * token_s, planned_s),
-        decode_gemm_s=(output + waiting_output) * cost.decode_token_s,
+        prefill_s=max(waiting.prompt_tokens * token_s, planned_s),
+        decode_gemm_s=(output + waiting.output_tokens) * cost.decode_token_s,
         weight_read_s=steps * cost.weight_s(1.0),
-        kv_read_s=(token_steps + waiting_steps) * read_s,
+        kv_read_s=(token_steps + waiting.token_steps) * read_s,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sglang_blend.core.request import Side
 from sglang_blend.scheduling.lengths import ExpectedOutput
@@ -20,6 +20,25 @@ Key = tuple[int, int, float, int]
 
 # Moving a request costs as much as sorting about so many: what stands behind it in a list is copied.
 _FEW_RATIO = 1 / 64
+
+
+class Work(NamedTuple):
+    """What requests have still to do: prompt tokens that nobody shares, output tokens, KV tokens to read."""
+
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+    token_steps: float = 0.0
+
+    def plus(self, other: Work, sign: int = 1) -> Work:
+        """Both together; with -1 this without the other."""
+        return Work(
+            self.prompt_tokens + sign * other.prompt_tokens,
+            self.output_tokens + sign * other.output_tokens,
+            self.token_steps + sign * other.token_steps,
+        )
+
+
+_NO_WORK = Work()
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +85,13 @@ class RequestState:
     _mean_version: int = -1
     _end_len: float = 0.0
     _end_version: int = -1
+    _counted: Work = _NO_WORK
+
+    @property
+    def work(self) -> Work:
+        """What it has to do from its beginning, by what is expected now."""
+        mean = self.mean_len
+        return Work(max(self.prompt_len - self.shared_len, 1), mean, mean * (self.prompt_len + mean / 2))
 
     @property
     def mean_len(self) -> float:
@@ -106,9 +132,14 @@ class RequestState:
 
 
 class WaitingRequests:
-    """Requests by side, each side sorted by key."""
+    """Requests by side, each side sorted by key.
+
+    Attributes:
+        work: of all of them, as expected when each came or at the last `count_again`.
+    """
 
     def __init__(self) -> None:
+        self.work = Work()
         self._by_rid: dict[str, RequestState] = {}
         self._line: dict[Side, list[tuple[Key, RequestState]]] = {Side.LEFT: [], Side.RIGHT: []}
 
@@ -129,12 +160,22 @@ class WaitingRequests:
         """A request has come; its key is new."""
         self._by_rid[waiting.rid] = waiting
         self._enter_line(waiting)
+        waiting._counted = waiting.work
+        self.work = self.work.plus(waiting._counted)
 
     def remove(self, rid: str) -> RequestState:
         """A request has left: admitted or aborted."""
         waiting = self._by_rid.pop(rid)
         self._leave_line(waiting)
+        self.work = self.work.plus(waiting._counted, -1) if self._by_rid else Work()
         return waiting
+
+    def count_again(self) -> None:
+        """What is expected of them has changed."""
+        self.work = Work()
+        for waiting in self:
+            waiting._counted = waiting.work
+            self.work = self.work.plus(waiting._counted)
 
     def move(self, places: Mapping[str, tuple[Key, Side]]) -> None:
         """Give requests other places: one after the other if they are few, else all lines are made again."""

@@ -264,7 +264,7 @@ class Scheduler:
             return None
         self.running.observe()
         return remaining_work(
-            self._waiting,
+            self._waiting.work,
             self.running,
             cost=self.cost,
             mem_tokens=self.host.mem_tokens,
@@ -353,6 +353,7 @@ class Scheduler:
             self.host.forget(rid)
             heapq.heappush(self._unexpected, (places[rid][0], rid))
         self._waiting.move(places)
+        self._waiting.count_again()
         self.counters.plans += 1
         self._changed = True
 
@@ -364,6 +365,7 @@ class Scheduler:
         for lengths in news:
             lengths.refresh([state.num_generated for state in self.running if state.expected is lengths])
             self.running.estimate_again(lengths)
+        self._waiting.count_again()
         self._density_ratio = learnt_density_ratio(self._waiting)
 
     def _tell_host(self) -> None:
