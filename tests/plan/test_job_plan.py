@@ -104,7 +104,7 @@ def test_a_run_is_predicted_as_paced_by_lengths_that_the_scheduler_learns() -> N
     facts = FACTS._replace(mode="mixed", max_running_requests=4096)
     plan = JobPlan(job(400), facts, order="stationary")
     plan.make()
-    assert plan.predict_as_it_turned_out() is None, "nothing has finished"
+    assert plan.simulate_as_it_turned_out() is None, "nothing has finished"
     for row in range(400):
         plan.observe(row, 3)
     cost = cost_of(facts)
@@ -112,9 +112,9 @@ def test_a_run_is_predicted_as_paced_by_lengths_that_the_scheduler_learns() -> N
     as_planned = MakespanPredictor(
         job(400), cost, engine_of(facts, cost), output_len=np.full(400, 3, np.int64)
     )
-    seconds = plan.predict_as_it_turned_out()
-    assert seconds is not None
-    assert seconds == pytest.approx(as_planned(plan.schedule), rel=0.05)
+    result = plan.simulate_as_it_turned_out()
+    assert result is not None
+    assert result.makespan_s == pytest.approx(as_planned(plan.schedule), rel=0.05)
 
 
 def test_densities_in_hints_fall_from_left_to_right() -> None:

@@ -162,7 +162,7 @@ async def _run(
         "tail_s": after["busy_until_s"] - max(after["waited_until_s"], before["busy_until_s"]),
         "policy_ms_per_step": 1e3 * did["policy_s"] / max(did["steps"], 1),
         "order": plan.schedule.order,
-        "predicted_s": _predicted_s(plan, contender),
+        **_simulated(plan, contender),
         "optimum_s": None if (bounds := plan.bounds()) is None else bounds.optimum_s,
         "sampled": len(plan.sample),
         "slowest_policy_ms": 1e3 * after["slowest_policy_s"],
@@ -174,10 +174,18 @@ async def _run(
     return run, plan.tree.num_unique_tokens
 
 
-def _predicted_s(plan: JobPlan, contender: Contender) -> float | None:
-    """Simulated makespan with the lengths that came out; None for orders that the simulator does not know."""
+def _simulated(plan: JobPlan, contender: Contender) -> dict[str, Any]:
+    """The same job simulated, with the lengths that came out; None for orders that it does not know."""
     known = contender.policy in SIMULATED_POLICIES and contender.order != UNPLANNED
-    return plan.predict_as_it_turned_out() if known else None
+    result = plan.simulate_as_it_turned_out() if known else None
+    return {
+        "predicted_s": None if result is None else result.makespan_s,
+        "simulated_steps": None if result is None else result.num_steps,
+        "simulated_computed_tokens": None
+        if result is None
+        else result.computed_tokens + result.recomputed_tokens,
+        "simulated_retractions": None if result is None else result.retractions,
+    }
 
 
 async def _totals(engine: Engine) -> dict[str, float]:

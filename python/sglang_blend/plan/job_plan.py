@@ -39,7 +39,7 @@ from sglang_blend.request import EngineFacts
 from sglang_blend.scheduling.hints import PlannedHints
 from sglang_blend.simulate.engine_config import SIMULATED_POLICIES, EngineConfig
 from sglang_blend.simulate.predict import MakespanPredictor
-from sglang_blend.simulate.simulated_job import SimulatedJob
+from sglang_blend.simulate.simulated_job import SimulatedJob, Simulation
 
 # With fewer requests of unknown length a sample would be most of the time that it could save.
 LEAST_TO_SAMPLE = 1000
@@ -119,19 +119,20 @@ class JobPlan:
         self._hints = PlannedHints(workload, self._schedule)
         self.plan_s = time.monotonic() - started
 
-    def predict_as_it_turned_out(self) -> float | None:
-        """Simulated makespan of the schedule with the true output lengths, seconds; after the job.
+    def simulate_as_it_turned_out(self) -> Simulation | None:
+        """The schedule simulated with the true output lengths; after the job.
 
-        None without a cost model, or while a request has not ended.
+        None without a cost model, while a request has not ended, or where it would take too long.
         """
         observed = self._lengths.observed
         if not isinstance(self._cost, RooflineCost) or np.isnan(observed).any():
             return None
-        output_len = observed.astype(np.int64)
+        if self._table.n > _MOST_SIMULATED:
+            return None
         predictor = MakespanPredictor(
-            self._table, self._cost, self._engine, tree=self.tree, output_len=output_len
+            self._table, self._cost, self._engine, tree=self.tree, output_len=observed.astype(np.int64)
         )
-        return predictor(self.schedule)
+        return predictor.simulation(self.schedule)
 
     def predict(self) -> float | None:
         """Simulated makespan of the schedule, seconds, by what was known when it was made.
