@@ -14,7 +14,7 @@ from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputLengths, choose_sample
 from sglang_blend.core.prefix_tree import build_prefix_tree
 from sglang_blend.simulate.engine_config import EngineConfig
-from sglang_blend.simulate.predict import MakespanPredictor, predict_makespan
+from sglang_blend.simulate.predict import MakespanPredictor
 from sglang_blend.simulate.simulated_job import SimulatedJob
 from sglang_blend.simulate.simulator import simulate_schedule
 from sglang_blend.simulate.synthesis import paper_trace, synthesise
@@ -55,8 +55,8 @@ def test_small_jobs_are_simulated_whole(trace: Any, schedules: Any) -> None:
     """The prediction with the true lengths is the simulation's makespan."""
     job = SimulatedJob.from_table(trace.table, trace.output_len)
     expected = simulate_schedule(job, schedules["dfs"], COST, OVERLAP).makespan_s
-    predicted = predict_makespan(trace.table, schedules["dfs"], COST, OVERLAP, output_len=trace.output_len)
-    assert predicted == expected
+    predictor = MakespanPredictor(trace.table, COST, OVERLAP, output_len=trace.output_len)
+    assert predictor(schedules["dfs"]) == expected
 
 
 @pytest.mark.slow

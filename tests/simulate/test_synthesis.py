@@ -39,7 +39,10 @@ def test_main_traces_have_their_density_and_sharing(
     trace = synthesise(cost, spec, seed=number)
     tree = segments_of(build_prefix_tree(trace.table))
     assert bounds_of(tree, trace.output_len, cost, 0.0).density == pytest.approx(spec.density, rel=0.02)
-    sharing = tree.saved_ratio(cost, trace.output_len.astype(np.float64))
+    # The prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe section 3.3).
+    alone = cost.compute_s(tree.prompt_len, trace.output_len).sum()
+    prefill_alone = cost.extend_compute_s(np.zeros_like(tree.prompt_len), tree.prompt_len).sum()
+    sharing = (prefill_alone - tree.prefill_compute_s(cost)) / alone
     assert sharing == pytest.approx(spec.sharing, abs=0.01)
     assert (trace.output_len <= trace.table.max_new_tokens).all()
     assert trace.table.n == num_requests

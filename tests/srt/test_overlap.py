@@ -53,3 +53,22 @@ def test_what_cannot_be_done_is_refused(mode: str, words: str) -> None:
 
     with pytest.raises(ConfigError, match=words):
         server_args(["--model-path", "m", "--overlap", mode])
+
+
+@pytest.mark.parametrize(("noted", "mode"), [("mixed", "mixed"), ("none", "none"), ("", "none")])
+def test_auto_is_what_the_calibration_of_an_accelerator_says(
+    noted: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is simulated at the start of an engine; beside the user's own choice nothing is chosen."""
+    from types import SimpleNamespace
+
+    from sglang_blend.srt import overlap
+
+    record = SimpleNamespace(measured=SimpleNamespace(overlap=noted))
+    flags = {"enable_mixed_chunk": False, "enable_pdmux": False, "speculative_algorithm": None, "pp_size": 1}
+    monkeypatch.setattr(overlap, "calibrated", lambda device: record)
+    assert overlap.chosen_mode(lambda: SimpleNamespace(**flags)) == "none", "no accelerator"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(overlap, "device_name", lambda: "NVIDIA H200")
+    assert overlap.chosen_mode(lambda: SimpleNamespace(**flags)) == mode
+    assert overlap.chosen_mode(lambda: SimpleNamespace(**flags | {"pp_size": 2})) == "none"

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sglang_blend.cost.hardware import Hardware, calibrated_file, hardware_from_dict
+from sglang_blend.cost.hf_config import shape_from_config
+from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.errors import ConfigError, OutputError
 from sglang_blend.scheduling.step_records import read_steps, step_overhead_s
+from sglang_blend.simulate.overlap import choose_overlap
 
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -60,8 +64,19 @@ def run(args: argparse.Namespace) -> int:
     from sglang_blend.srt.calibration.machine import measure
 
     model_config, model = _model(args.model_path)
-    record = measure(model_config, model, engine_dtype(args.dtype))
+    record = _with_overlap(measure(model_config, model, engine_dtype(args.dtype)), model_config)
     return _finish(record, record.name, args)
+
+
+def _with_overlap(record: Hardware, model_config: dict[str, Any]) -> Hardware:
+    """The record with what `--overlap auto` takes on this machine; a CPU has one set of cores for both."""
+    if record.name == "cpu" or record.measured is None:
+        return record
+    cost = RooflineCost(shape=shape_from_config(model_config), hardware=record)
+    choice = choose_overlap(cost)
+    mode = "mixed" if choice.mode == "mixed" else "none"
+    print(f"--overlap auto is {mode} here ({choice.reason}).", file=sys.stderr)
+    return replace(record, measured=replace(record.measured, overlap=mode))
 
 
 def _finish(record: Hardware, device_name: str, args: argparse.Namespace) -> int:

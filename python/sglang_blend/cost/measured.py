@@ -134,6 +134,8 @@ class MeasuredRates:
         contention: slow-down of decode attention beside GEMMs on the other multiprocessors, from 1; None
             where it was not measured.
         gemm_contention: the same of GEMMs beside decode attention.
+        overlap: what `--overlap auto` takes here, "none" or "mixed", as simulated with these rates; empty
+            where that was not asked.
     """
 
     gemm_tokens: tuple[float, ...]
@@ -146,11 +148,12 @@ class MeasuredRates:
     sm_share_bandwidth: tuple[float, ...] = ()
     contention: float | None = None
     gemm_contention: float | None = None
+    overlap: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "model":
+            if field.name in ("model", "overlap"):
                 continue
             numbers = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(isinstance(n, int | float) and math.isfinite(n) and n > 0 for n in numbers):
@@ -158,6 +161,10 @@ class MeasuredRates:
                     f"measured rates: {field.name} is {value!r}, allowed are finite numbers above 0; "
                     "calibrate again."
                 )
+        if self.overlap not in ("", "none", "mixed"):
+            raise ConfigError(
+                f"measured rates: overlap is {self.overlap!r}, allowed are none and mixed; calibrate again."
+            )
         if len(self.gemm_tokens) < 2 or list(self.gemm_tokens) != sorted(set(self.gemm_tokens)):
             raise ConfigError(
                 f"measured rates: gemm_tokens is {self.gemm_tokens}; two or more ascending token counts are "

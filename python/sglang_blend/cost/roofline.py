@@ -1,8 +1,8 @@
 """Seconds of compute and of memory traffic, from a model's shape and an accelerator's rates.
 
 `RooflineCost(shape=..., hardware=...)` is the planner's cost model (per request, no sharing) and gives the
-simulator its per-step times. `paper_cost(...)` is the same with the paper's constants: vendor peaks and no
-attention term.
+simulator its per-step times. With `hardware.at_peak()` and `count_attention=False` it has the paper's
+constants.
 """
 
 from __future__ import annotations
@@ -288,19 +288,6 @@ class RooflineCost:
             grow = np.clip(window - prompt, 0.0, output)  # steps that still see everything
             seconds = seconds + (prompt * grow + grow * grow / 2.0 + (output - grow) * window) * window_s
         return np.asarray(seconds, dtype=np.float64)
-
-
-def paper_cost(
-    shape: ModelShape, hardware: Hardware, *, tp_size: int = 1, pool_tokens: int | None = None
-) -> RooflineCost:
-    """The paper's formulas as printed: vendor peaks, no prefill attention (BlendServe section 4)."""
-    return RooflineCost(
-        shape=shape,
-        hardware=hardware.at_peak(),
-        tp_size=tp_size,
-        count_attention=False,
-        pool_tokens=pool_tokens,
-    )
 
 
 def _lengths(name: str, values: IntArray | FloatArray) -> FloatArray:

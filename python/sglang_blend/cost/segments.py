@@ -138,14 +138,6 @@ class SegmentTree:
             node_depth=self.end_len,
         )
 
-    def saved_ratio(self, cost: RooflineCost, output_len: FloatArray) -> float:
-        """Prefix sharing ratio s: the share of compute time that full sharing saves (BlendServe section
-        3.3).
-        """
-        alone = float(cost.compute_s(self.prompt_len, output_len).sum())  # type: ignore[arg-type]
-        prefill_alone = float(cost.extend_compute_s(np.zeros_like(self.prompt_len), self.prompt_len).sum())
-        return (prefill_alone - self.prefill_compute_s(cost)) / alone
-
 
 def segments_of(tree: PrefixTree) -> SegmentTree:
     """Takes the shared segments of a prefix tree: its nodes, and for each row the node its leaf hangs on."""

@@ -131,11 +131,6 @@ _ALIASES = {
 }
 
 
-def shape_names() -> tuple[str, ...]:
-    """The names that `model_shape` knows without a folder."""
-    return tuple(CONFIGS)
-
-
 def model_shape(name_or_path: str) -> ModelShape:
     """Looks a shape up by name, or reads a model folder or config.json.
 

@@ -1,4 +1,7 @@
-"""Which way of overlapping compute with KV reads pays on a machine, from its calibration.
+"""Whether chunks of prefill beside decode pay on a calibrated machine: what `--overlap auto` takes.
+
+Asked once, by `sglang-blend calibrate`. PD-multiplexing is taken only when it is named: not every model has a
+split prefill.
 
 A made job of compute density 1.2 with a third of its prompts shared is simulated in SGLang's three modes;
 simulated numbers decide, nothing is measured here.
@@ -18,8 +21,8 @@ from sglang_blend.simulate.simulated_job import SimulatedJob
 from sglang_blend.simulate.simulator import simulate_schedule
 from sglang_blend.simulate.synthesis import SynthesisedTrace, SynthesisSpec, synthesise
 
-# `default` is SGLang without flags; `overlap` is no mode of SGLang.
-_MODES: tuple[Mode, ...] = ("default", "mixed", "pdmux")
+# `default` is SGLang without flags.
+_MODES: tuple[Mode, ...] = ("default", "mixed")
 _DENSITY, _SHARING = 1.2, 0.33
 # A mode has to gain so much over one that changes less.
 _LEAST_GAIN = 1.03
@@ -33,31 +36,28 @@ class OverlapChoice(NamedTuple):
     makespan_s: dict[Mode, float]
 
 
-def choose_overlap(cost: RooflineCost, *, pdmux_allowed: bool, num_requests: int = 3000) -> OverlapChoice:
-    """The fastest mode, preferring the simpler one where they differ by less than 3%.
+def choose_overlap(cost: RooflineCost, *, num_requests: int = 3000) -> OverlapChoice:
+    """The fastest mode, preferring separate steps where they differ by less than 3%.
 
     Args:
         cost: of a calibrated machine.
-        pdmux_allowed: whether this model can run under PD-multiplexing.
     """
-    measured = cost.hardware.measured
-    if measured is None:
+    if cost.hardware.measured is None:
         return OverlapChoice("default", "this machine is not calibrated", {})
     trace = _made_job(cost, num_requests)
     if trace is None:
         return OverlapChoice("default", "no blend of long outputs and long prompts suits this model", {})
     schedule = make_schedule(trace.table, cost, PlanConfig(order="stationary"))
     job = replace(SimulatedJob.from_table(trace.table, trace.output_len), output_len=trace.output_len)
-    modes = [mode for mode in _MODES if mode != "pdmux" or (pdmux_allowed and measured.sm_shares)]
     seconds: dict[Mode, float] = {}
-    for mode in modes:
+    for mode in _MODES:
         engine = EngineConfig(mode=mode, admission="peak", eviction="demand", paced=mode == "mixed")
         seconds[mode] = simulate_schedule(job, schedule, cost, engine.on(cost.hardware)).makespan_s
     best: Mode = "default"
-    for mode in modes:
+    for mode in _MODES:
         if seconds[mode] * _LEAST_GAIN < seconds[best]:
             best = mode
-    gains = ", ".join(f"{mode} {seconds['default'] / seconds[mode]:.2f} x" for mode in modes[1:])
+    gains = ", ".join(f"{mode} {seconds['default'] / seconds[mode]:.2f} x" for mode in _MODES[1:])
     return OverlapChoice(best, f"simulated against separate steps: {gains}", seconds)
 
 

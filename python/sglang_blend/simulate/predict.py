@@ -133,21 +133,6 @@ class MakespanPredictor:
         return bounds_of(job.tree, job.output_len, self._cost, 0.0).sequential_s
 
 
-def predict_makespan(
-    table: RequestTable,
-    schedule: Schedule,
-    cost: RooflineCost,
-    engine: EngineConfig,
-    *,
-    output_len: IntArray | None = None,
-    max_requests: int = 20_000,
-) -> float:
-    """Seconds that one schedule is predicted to take; for several schedules of a job keep a
-    `MakespanPredictor`.
-    """
-    return MakespanPredictor(table, cost, engine, output_len=output_len, max_requests=max_requests)(schedule)
-
-
 def _draw_rows(tree: PrefixTree, rng: np.random.Generator) -> IntArray:
     """(n,) int64, all rows, whole subtrees in random order."""
     small = tree.node_num_leaves * _BLOCKS <= tree.n

@@ -17,8 +17,7 @@ import torch
 from sglang_blend.config import OVERLAP_MODES
 from sglang_blend.cost.hardware import calibrated
 from sglang_blend.errors import ConfigError
-from sglang_blend.simulate.overlap import choose_overlap
-from sglang_blend.srt.engine_cost import device_name, run_config
+from sglang_blend.srt.engine_cost import device_name
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -31,7 +30,6 @@ FLAGS_OF_MODE = {
     "mixed": ("--enable-mixed-chunk",),
     "pdmux": ("--enable-pdmux", "--chunked-prefill-size", "-1", "--disable-overlap-schedule"),
 }
-_MODE_IN_SIMULATOR = {"default": "none", "mixed": "mixed", "pdmux": "pdmux"}
 
 
 def split_overlap(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -73,32 +71,17 @@ def check_device(mode: str) -> None:
 
 
 def chosen_mode(parse: Callable[[], ServerArgs]) -> str:
-    """What `auto` means on this machine: a mode, never `auto`.
+    """What `auto` means on this machine: a mode, never `auto`; `sglang-blend calibrate` has found it out.
 
     Args:
         parse: the other flags as SGLang has them; called only where there is something to choose.
     """
     hardware = calibrated(device_name())
-    if hardware is None or not torch.cuda.is_available():  # a CPU has one set of cores for both
+    mode = "none" if hardware is None or hardware.measured is None else hardware.measured.overlap or "none"
+    if mode == "none" or not torch.cuda.is_available():  # a CPU has one set of cores for both
         return "none"
     args = parse()
     if args.enable_mixed_chunk or args.enable_pdmux or args.speculative_algorithm or args.pp_size > 1:
         return "none"
-    from sglang_blend.cost.hf_config import shape_from_config
-    from sglang_blend.cost.roofline import RooflineCost
-
-    try:
-        cost = RooflineCost(
-            shape=shape_from_config(run_config(args.get_model_config())),
-            hardware=hardware,
-            tp_size=args.tp_size,
-            pool_tokens=args.max_total_tokens,
-        )
-    except ConfigError as error:
-        logger.warning("%s auto is none: no cost model (%s)", FLAG, error)
-        return "none"
-    # Only when named: it has not been seen to run, and not every model has a split prefill.
-    choice = choose_overlap(cost, pdmux_allowed=False)
-    mode = _MODE_IN_SIMULATOR[choice.mode]
-    logger.warning("%s auto is %s (%s).", FLAG, mode, choice.reason)
+    logger.warning("%s auto is %s, by the calibration of this machine.", FLAG, mode)
     return mode
