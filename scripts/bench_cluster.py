@@ -27,7 +27,7 @@ import orjson
 from bench_simulator import Case, build, read_records
 
 from sglang_blend.cluster.partition import cut
-from sglang_blend.cluster.plan import ClusterPlan, plan_for_replicas
+from sglang_blend.cluster.replica_plan import ClusterPlan, plan_for_replicas
 from sglang_blend.cluster.simulated import simulate_cluster
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import IntArray

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from sglang_blend.demo_model import demo_model_path
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.request import BatchLine, Prepared, Rejection
 
 Results = Iterable[tuple[BatchLine, Prepared | Rejection]]

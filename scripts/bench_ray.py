@@ -22,9 +22,9 @@ from typing import Any
 
 import orjson
 
-from sglang_blend.cluster.config import ClusterConfig
-from sglang_blend.cluster.engine import ClusterEngine
-from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
+from sglang_blend.cluster.cluster_config import ClusterConfig
+from sglang_blend.cluster.cluster_engine import ClusterEngine
+from sglang_blend.cluster.replica_worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig
 from sglang_blend.console import log_to_stderr
 from sglang_blend.core import RequestTable

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sglang_blend import fork
-from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.cluster_config import ClusterConfig
 from sglang_blend.config import MAX_PREPARE_WORKERS, OVERLAP_MODES, JobConfig, resolve_files
 from sglang_blend.console import DEFAULT_LOG_LEVEL, LOG_LEVELS, complain, log_to_stderr, open_streams, say
 from sglang_blend.engine.protocol import Engine
@@ -154,7 +154,7 @@ def start_engine(
     num_prepare_workers = config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS)
     supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
     if cluster is not None:
-        from sglang_blend.cluster.engine import ClusterEngine
+        from sglang_blend.cluster.cluster_engine import ClusterEngine
         from sglang_blend.engine.prepare_pool import Preparer
 
         return ClusterEngine(

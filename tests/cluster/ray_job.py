@@ -22,9 +22,9 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.words import SlowWords, WordPreparer
-from sglang_blend.cluster.config import ClusterConfig
-from sglang_blend.cluster.engine import ClusterEngine
-from sglang_blend.cluster.worker import AnsweringEngine, ReplicaWorker
+from sglang_blend.cluster.cluster_config import ClusterConfig
+from sglang_blend.cluster.cluster_engine import ClusterEngine
+from sglang_blend.cluster.replica_worker import AnsweringEngine, ReplicaWorker
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import log_to_stderr
 from sglang_blend.engine.supervisor import SupervisorConfig

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster.ray_job import WordWorker
 from cluster.words import WordPreparer
-from sglang_blend.cluster.config import ClusterConfig
-from sglang_blend.cluster.engine import ClusterEngine
+from sglang_blend.cluster.cluster_config import ClusterConfig
+from sglang_blend.cluster.cluster_engine import ClusterEngine
 from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import log_to_stderr
 from sglang_blend.job.offline import OfflineJob

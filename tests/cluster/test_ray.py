@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
-from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.cluster_config import ClusterConfig
 from sglang_blend.cluster.ray_cluster import RayCluster
-from sglang_blend.cluster.worker import ReplicaWorker
+from sglang_blend.cluster.replica_worker import ReplicaWorker
 from sglang_blend.errors import ConfigError
 from srt.batch_run import completion
 from srt.greedy import greedy_answers

@@ -8,7 +8,7 @@ from sglang_blend.config import JobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "input.md").read_text()
-NAMES = ("body_check", "fields", "input", "line_index")
+NAMES = ("body_check", "fields", "batch_file", "line_index")
 PACKAGE = ROOT / "python" / "sglang_blend"
 SOURCES = [PACKAGE / "job" / f"{name}.py" for name in NAMES]
 SOURCES += [PACKAGE / "srt" / "bodies.py"]

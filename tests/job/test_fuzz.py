@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from sglang_blend.config import Reading
 from sglang_blend.errors import BlendError
+from sglang_blend.job.batch_file import MAX_CUSTOM_ID_LEN, parse_line
 from sglang_blend.job.body_check import FIELDS, URLS, check_body, without_nulls
-from sglang_blend.job.input import MAX_CUSTOM_ID_LEN, parse_line
 from sglang_blend.job.records import rejection_record
 from sglang_blend.job.tables import batch_lines, format_of
 from sglang_blend.request import BatchLine

@@ -10,7 +10,7 @@ import pytest
 
 from job.malformed import complaint, malformed_files
 from sglang_blend.errors import InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.line_index import LineIndex
 
 # Refused only with a model at hand: too long for its context, beyond its vocabulary, nothing it can see.

@@ -18,7 +18,7 @@ from job.echo_engine import EchoEngine
 from job.local_files import local_files
 from sglang_blend.config import JobConfig
 from sglang_blend.errors import ConfigError, EngineError, InputError
-from sglang_blend.job import body_check, input
+from sglang_blend.job import batch_file, body_check
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.job.stop import Stop
 from sglang_blend.request import BatchLine, Prepared, Rejection
@@ -82,7 +82,7 @@ def test_each_line_is_checked_once(groups: JobConfig, monkeypatch: pytest.Monkey
         checked.append(body["prompt"])
         return body_check.check_body(url, body)
 
-    monkeypatch.setattr(input, "check_body", check)
+    monkeypatch.setattr(batch_file, "check_body", check)
     assert OfflineJob(groups).run(EchoEngine).ok == 40
     assert len(checked) == len(set(checked)) == 40
 

@@ -14,7 +14,7 @@ from job.local_files import local_files
 from job.test_offline import read
 from sglang_blend.config import JobConfig, Reading
 from sglang_blend.errors import ConfigError, InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.offline import OfflineJob
 from sglang_blend.request import BatchLine, Rejection
 

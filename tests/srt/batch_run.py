@@ -14,7 +14,7 @@ import orjson
 
 from job.malformed import malformed_files
 from sglang_blend.errors import InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.line_index import LineIndex
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "batch.jsonl"

@@ -15,10 +15,10 @@ from sglang.srt.entrypoints.engine import init_tokenizer_manager
 from sglang.srt.server_args import PortArgs
 
 from sglang_blend.demo_model import demo_model_path
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.request import BatchLine
-from sglang_blend.srt.fast_tokenizer import skip_offsets
 from sglang_blend.srt.flags import server_args
+from sglang_blend.srt.prepare_worker import skip_offsets
 from sglang_blend.srt.serving import Serving, tokenizer_manager_alone
 
 

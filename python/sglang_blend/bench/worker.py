@@ -24,10 +24,10 @@ from sglang_blend.console import complain, log_to_stderr
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.engine.protocol import Engine
 from sglang_blend.errors import BlendError, EngineError, InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.progress import Progress
-from sglang_blend.job.runner import run_planned
 from sglang_blend.job.spool import RequestSpool
+from sglang_blend.job.steps import run_planned
 from sglang_blend.job.stop import Stop
 from sglang_blend.launch_offline import start_engine
 from sglang_blend.plan.job_plan import JobPlan

@@ -1,8 +1,8 @@
 """Reads the prompts of a batch file for planning: lines to token ids, without the engine.
 
 The main job tokenizes through SGLang's own serving classes; this is for looking at a file on a machine
-without SGLang. Lines are read and checked as the job does (`job.input`); one that cannot be used is counted
-and left out.
+without SGLang. Lines are read and checked as the job does (`job.batch_file`); one that cannot be used is
+counted and left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sglang_blend.config import Reading
 from sglang_blend.core.request import RequestTable
 from sglang_blend.core.table_builder import TableBuilder
 from sglang_blend.errors import ConfigError, InputError
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import text_of_body
 from sglang_blend.location import Location

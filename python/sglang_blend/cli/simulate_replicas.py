@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sglang_blend.cluster.plan import plan_for_replicas
+from sglang_blend.cluster.replica_plan import plan_for_replicas
 from sglang_blend.cluster.simulated import simulate_cluster
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.output_length import OutputEstimate

@@ -22,11 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.cluster_config import ClusterConfig
 from sglang_blend.cluster.part_writer import PartsTarget
 from sglang_blend.cluster.replica import reason_of
+from sglang_blend.cluster.replica_worker import ReplicaWorker
 from sglang_blend.cluster.resources import resources_of
-from sglang_blend.cluster.worker import ReplicaWorker
 from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import ConfigError, EngineError
 from sglang_blend.extras import require_extra

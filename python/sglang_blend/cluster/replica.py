@@ -1,4 +1,4 @@
-"""The driver's side of a replica: `fleet.Replica` on a Ray actor of `worker.ReplicaWorker`."""
+"""The driver's side of a replica: `fleet.Replica` on a Ray actor of `replica_worker.ReplicaWorker`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from sglang_blend.cluster.fleet import ReplicaLost
 from sglang_blend.cluster.part_writer import PartsTarget, discard_untold
+from sglang_blend.cluster.replica_worker import Order, Report
 from sglang_blend.cluster.window import ReplicaLoad
-from sglang_blend.cluster.worker import Order, Report
 from sglang_blend.errors import EngineError, OutputError
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 

@@ -9,7 +9,7 @@
     supervisor    an engine that is started again when it dies or hangs
     suspects      which request kills it
     restarts      how often, and how soon, it is started again
-    run           one run of the engine host, from its start to its death
+    host_run      one run of the engine host, from its start to its death
     prepare_pool  lines in, prepared requests out, in the same order
     nursery       starts processes, tells how they ended and what their last words were
     messages      all that is said over the sockets

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from sglang_blend.core import RequestTable
+from sglang_blend.engine.host_run import HostRun
 from sglang_blend.engine.messages import Ask
 from sglang_blend.engine.nursery import Nursery
 from sglang_blend.engine.prepare_pool import PreparePool
-from sglang_blend.engine.run import HostRun
 from sglang_blend.engine.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.plan.feed import WindowFeeder
 from sglang_blend.request import Answer, BatchLine, Failure, Prepared, Rejection

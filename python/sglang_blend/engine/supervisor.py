@@ -30,7 +30,7 @@ FIRST_ANSWER_PATIENCE = 3
 
 
 class EngineRun(Protocol):
-    """One run of the engine, from its start to its death. `run.HostRun` is the real one."""
+    """One run of the engine, from its start to its death. `host_run.HostRun` is the real one."""
 
     @property
     def silent_s(self) -> float:

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from sglang_blend.config import JobConfig, JobFiles
 from sglang_blend.errors import ConfigError
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.earlier import Census, Recovered, recover
 from sglang_blend.job.engine_flags import answer_flags, flags_digest
 from sglang_blend.job.identity import Finished, JobIdentity, load_identity
-from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.output import JobOutput
 from sglang_blend.job.parts import Parts

@@ -20,17 +20,17 @@ from sglang_blend.config import JobConfig, resolve_files
 from sglang_blend.console import counted
 from sglang_blend.engine.protocol import Engine
 from sglang_blend.errors import EngineError
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.checkpoint import Checkpoint
 from sglang_blend.job.engine_flags import refuse_flags
-from sglang_blend.job.input import BatchFile
 from sglang_blend.job.line_index import LineIndex
 from sglang_blend.job.plan_facts import plan_facts, text_of_body
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.result_file import parts_folder
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord
-from sglang_blend.job.runner import prepare, run_planned
 from sglang_blend.job.spool import RequestSpool
+from sglang_blend.job.steps import prepare, run_planned
 from sglang_blend.job.stop import Interrupted, Stop
 from sglang_blend.job.summary import Summary, Tally
 from sglang_blend.location import in_words, size_of

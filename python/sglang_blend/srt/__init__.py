@@ -15,7 +15,7 @@ What the scheduler process runs:
 The other ends of the job's processes (`engine`):
     children         imports SGLang once and forks the others
     host             owns the engine; engine_facts: what planning needs to know of it
-    prepare_worker   validates and tokenizes; fast_tokenizer: without offsets
+    prepare_worker   validates and tokenizes
     serving          SGLang's OpenAI serving classes, called in process; choices, media_ids: parts of it
     bodies           errors in OpenAI's words
     flags            command line -> ServerArgs
@@ -24,7 +24,7 @@ The other ends of the job's processes (`engine`):
     engine, runtime
     request_list     a list of prompts taken apart; list_answers: its answers in planned order
     loop_thread      an event loop for callers from anywhere
-    shield, end_processes           no signal for its processes but the last one
+    own_processes    no signal for their processes but the last one
 
     calibration      measures this machine, for `sglang-blend calibrate`
 """

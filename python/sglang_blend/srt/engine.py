@@ -30,13 +30,12 @@ from sglang_blend import fork
 from sglang_blend.config import JOB_ORDERS
 from sglang_blend.errors import ConfigError
 from sglang_blend.request import EngineFacts
-from sglang_blend.srt.end_processes import end_processes
 from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import with_engine_defaults
 from sglang_blend.srt.list_answers import ListOptions, answer_list, error_answer, is_worth_planning
 from sglang_blend.srt.loop_thread import LoopThread
+from sglang_blend.srt.own_processes import children_without_interrupts, end_processes
 from sglang_blend.srt.request_list import is_list
-from sglang_blend.srt.shield import children_without_interrupts
 
 OnError = Literal["raise", "return"]
 _STOCK_GENERATE = inspect.signature(SGLangEngine.generate)

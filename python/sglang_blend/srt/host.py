@@ -1,4 +1,4 @@
-"""The process that owns SGLang's engine: `engine.run` is its parent's side.
+"""The process that owns SGLang's engine: `engine.host_run` is its parent's side.
 
 No HTTP: requests come over the job's socket and run through SGLang's serving classes in the event loop that
 SGLang's tokenizer manager uses. When one of SGLang's processes dies, all of them and this one are killed, and

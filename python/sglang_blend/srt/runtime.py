@@ -29,9 +29,8 @@ from sglang.srt.utils import kill_process_tree
 from sglang.srt.utils.network import is_port_available
 
 from sglang_blend import fork
-from sglang_blend.srt.end_processes import end_processes
 from sglang_blend.srt.flags import with_engine_defaults
-from sglang_blend.srt.shield import children_without_interrupts
+from sglang_blend.srt.own_processes import children_without_interrupts, end_processes
 
 _LAST_PORT = 40000
 _POLL_INTERVAL_S = 0.5

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from sglang_blend.console import counted
 from sglang_blend.engine.protocol import Engine
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.job.progress import Progress
 from sglang_blend.job.results import Results
 from sglang_blend.job.run_record import RunRecord

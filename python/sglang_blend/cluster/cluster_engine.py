@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.cluster_config import ClusterConfig
 from sglang_blend.cluster.feeder import ClusterFeeder
 from sglang_blend.cluster.fleet import Fleet
 from sglang_blend.cluster.part_writer import PART_INTERVAL_S, PartsTarget, next_launch
 from sglang_blend.cluster.ray_cluster import Launch, RayCluster
 from sglang_blend.cluster.replica import RayReplica
-from sglang_blend.cluster.worker import ReplicaWorker
+from sglang_blend.cluster.replica_worker import ReplicaWorker
 from sglang_blend.core import RequestTable
 from sglang_blend.engine.supervisor import SupervisorConfig
 from sglang_blend.errors import EngineError

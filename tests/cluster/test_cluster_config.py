@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from sglang_blend.cluster.config import ClusterConfig
+from sglang_blend.cluster.cluster_config import ClusterConfig
 from sglang_blend.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sglang_blend.errors import InputError
 from sglang_blend.job import lines
-from sglang_blend.job.input import BatchFile
+from sglang_blend.job.batch_file import BatchFile
 from sglang_blend.request import BatchLine, Rejection
 
 GOOD = {
