@@ -102,7 +102,16 @@ def test_a_comparison_pairs_charts_on_equal_axes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_simulated_run_says_so_and_so_does_a_plan(tmp_path: Path) -> None:
     html = tmp_path / "sim.html"
-    job = ["--density", "1.1", "--sharing", "0.3", "--num-requests", "300", "--hardware", "A100"]
+    job = [
+        "--density",
+        "1.1",
+        "--sharing",
+        "0.3",
+        "--num-requests",
+        "300",
+        "--lengths",
+        "known",
+    ]
     assert main(["simulate", *job, "--orders", "dual-scan", "--modes", "overlap", "--html", str(html)]) == 0
     text = html.read_text()
     assert '<span class="simulated">SIMULATED</span>' in text

@@ -134,3 +134,12 @@ def test_both_sides_come_to_their_parts_before_one_exceeds_its_own() -> None:
         balance.used[balance.next_side(left, right)] += left.peak_tokens
     assert balance.used[Side.LEFT] == pytest.approx(mem.mem_left, abs=left.peak_tokens)
     assert balance.used[Side.RIGHT] == pytest.approx(mem.mem_right, abs=left.peak_tokens)
+
+
+def test_whoever_is_on_no_side_runs_in_its_place_of_the_plan() -> None:
+    """Before the side that comes later, whatever room that has, and after the one that comes first."""
+    balance = SideBalance(10_000)
+    assert balance.next_side(request(0, Side.NONE), request(1, Side.RIGHT)) == Side.LEFT
+    assert balance.next_side(request(1, Side.NONE), request(0, Side.RIGHT)) == Side.RIGHT
+    balance.used[Side.RIGHT] = 20_000.0
+    assert balance.next_side(request(1, Side.NONE), request(0, Side.RIGHT)) == Side.RIGHT

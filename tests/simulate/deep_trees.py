@@ -25,7 +25,7 @@ from sglang_blend.core.request import RequestTable
 
 FAMILIES = ("turns", "branches", "questions", "attempts", "mixture")
 # Prompt tokens of one job, at most about: building its tree takes as long as all its simulations.
-_MOST_PROMPT_TOKENS = 6_000_000
+_MOST_PROMPT_TOKENS = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,14 @@ def make_tree(spec: TreeSpec) -> tuple[RequestTable, IntArray]:
         "mixture": _conversation,
     }[spec.family]
     system = tree.add(0, int(rng.integers(1, 400))) if rng.random() < 0.5 else 0
-    while tokens < min(_MOST_PROMPT_TOKENS, 40 * spec.pool_tokens) and len(ends) < 1000:
+    while tokens < min(_MOST_PROMPT_TOKENS, 30 * spec.pool_tokens) and len(ends) < 300:
         before = len(ends)
         ends += grow(spec, tree, system, rng)
         like = float(np.exp(rng.normal(0.0, spec.output_sigma / 2)))
         scale += [like] * (len(ends) - before)
         tokens += sum(tree.depth[end] for end in ends[before:])
     if spec.family == "mixture":
-        num_short = int(rng.choice([100, 300, 800]))
+        num_short = int(rng.choice([40, 100, 300]))
         ends += [tree.add(0, int(rng.integers(20, 300))) for _ in range(num_short)]
         scale += [max(600.0, spec.mean_output) / spec.mean_output] * num_short
     within = spec.output_sigma / 2

@@ -105,13 +105,17 @@ class SideBalance:
     def next_side(self, left: RequestState | None, right: RequestState | None) -> Side:
         """The side whose head goes next; NONE when both are exhausted.
 
-        Where neither fits its part, the side that uses less of it goes on: a full batch beats a balanced one.
+        Whoever is on no side runs in its place of the plan, after all that stands before it there: its prefix
+        leaves no room for another one. Where neither fits its part, the side that uses less of it goes on: a
+        full batch beats a balanced one.
 
         Args:
             left, right: the heads; None where a side is exhausted.
         """
         if left is None or right is None:
             return Side.LEFT if left is not None else Side.RIGHT if right is not None else Side.NONE
+        if left.side == Side.NONE:
+            return Side.LEFT if left.key < right.key else Side.RIGHT
         mem_left, mem_right = self.split(left, right)
         used_left, used_right = self.used[Side.LEFT], self.used[Side.RIGHT]
         if used_right + right.peak_tokens <= mem_right:
