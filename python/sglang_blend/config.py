@@ -16,6 +16,7 @@ from sglang_blend.location import Location, identity, in_words, location, plain_
 # SLURM and spot machines send SIGTERM, and SIGKILL 30 s later.
 DEFAULT_DRAIN_TIMEOUT_S = 20.0
 DEFAULT_HANG_TIMEOUT_S = 600.0
+DEFAULT_START_TIMEOUT_S = 1800.0
 DEFAULT_MAX_RESTARTS = 10
 MAX_PREPARE_WORKERS = 32
 # The window that nobody named: twice what runs at once, so that the scheduler always has a choice.
@@ -146,6 +147,7 @@ class JobConfig:
     prepare_workers: int | None = None
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT_S
     hang_timeout: float = DEFAULT_HANG_TIMEOUT_S
+    start_timeout: float = DEFAULT_START_TIMEOUT_S
     max_restarts: int = DEFAULT_MAX_RESTARTS
     report: bool = True
 
@@ -236,7 +238,14 @@ class JobConfig:
             type=float,
             metavar="SECONDS",
             default=DEFAULT_HANG_TIMEOUT_S,
-            help="restart an engine that produces nothing for that long (default: %(default)s)",
+            help="restart an engine that makes no step for that long (default: %(default)s)",
+        )
+        add(
+            "--start-timeout",
+            type=float,
+            metavar="SECONDS",
+            default=DEFAULT_START_TIMEOUT_S,
+            help="give up a start in which the engine says nothing for that long (default: %(default)s)",
         )
         add(
             "--max-restarts",
@@ -276,6 +285,8 @@ class JobConfig:
             )
         if not config.hang_timeout > 0:
             raise ConfigError(f"--hang-timeout {config.hang_timeout}: give seconds above 0; 600 is usual.")
+        if not config.start_timeout > 0:
+            raise ConfigError(f"--start-timeout {config.start_timeout}: give seconds above 0; 1800 is usual.")
         if config.max_restarts < 0:
             raise ConfigError(f"--max-restarts {config.max_restarts}: give 0 or more; 10 is usual.")
         if config.output is not None and config.output.suffix.lower() in _OTHER_TABLES:

@@ -152,7 +152,11 @@ def start_engine(
     files = resolve_files(config)
     log = log or files.engine_log
     num_prepare_workers = config.prepare_workers or min(usable_cores(), MAX_PREPARE_WORKERS)
-    supervision = SupervisorConfig(hang_timeout_s=config.hang_timeout, max_restarts=config.max_restarts)
+    supervision = SupervisorConfig(
+        start_timeout_s=config.start_timeout,
+        hang_timeout_s=config.hang_timeout,
+        max_restarts=config.max_restarts,
+    )
     if cluster is not None:
         from sglang_blend.cluster.cluster_engine import ClusterEngine
         from sglang_blend.engine.prepare_pool import Preparer

@@ -29,3 +29,15 @@ def cache_dir(name: str) -> Path:
         return Path(own) / name
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "sglang-blend" / name
+
+
+def num_oom_kills() -> int:
+    """Processes that the kernel has ended for want of memory: of this control group, else of this machine."""
+    try:
+        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        places = [Path(f"/sys/fs/cgroup{group}/memory.events"), Path("/sys/fs/cgroup/memory.events")]
+        place = next((place for place in places if place.exists()), Path("/proc/vmstat"))
+        counts = dict(line.split() for line in place.read_text().splitlines())
+        return int(counts["oom_kill"])
+    except (OSError, KeyError, ValueError):
+        return 0

@@ -120,9 +120,23 @@ def test_a_flag_that_sglang_refuses_is_a_config_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_die_one_after_the_other_end_the_job(tmp_path: Path) -> None:
-    with pool_of(tmp_path, 1) as (pool, _), pytest.raises(EngineError, match="one after the other"):
-        list(pool.prepare(line(n, "die") for n in range(500)))
+@pytest.mark.parametrize("num_workers", [1, 8])
+def test_lines_that_kill_their_worker_end_as_records_however_many_there_are(
+    tmp_path: Path, num_workers: int
+) -> None:
+    """Eleven of them beside each other ended the job, and each resume of it."""
+    prompts = ["a"] * 10 + ["die"] * 40 + ["b"]
+    with pool_of(tmp_path, num_workers) as (pool, _):
+        assert outcome(pool, prompts) == [[1]] * 10 + ["prepare_crash"] * 40 + [[1]]
+
+
+@pytest.mark.slow
+def test_workers_that_die_at_their_start_one_after_the_other_end_the_job(tmp_path: Path) -> None:
+    with (
+        pool_of(tmp_path, 1, "--dies-at-its-start") as (pool, _),
+        pytest.raises(EngineError, match="one after the other"),
+    ):
+        list(pool.prepare(line(n, "a") for n in range(500)))
 
 
 def test_a_dead_engine_ends_the_preparation(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sglang_blend.engine.messages import Ask
-from sglang_blend.engine.supervisor import Supervisor, SupervisorConfig
+from sglang_blend.engine.supervisor import FIRST_ANSWER_PATIENCE, Supervisor, SupervisorConfig
 from sglang_blend.errors import EngineDied, EngineError
 from sglang_blend.request import Answer, BatchLine, EngineFacts, Failure
 
@@ -30,12 +30,18 @@ class FragileRun:
     """
 
     def __init__(
-        self, *, starts: bool | None = True, dies_after: int | None = None, from_outside: bool = False
+        self,
+        *,
+        starts: bool | None = True,
+        dies_after: int | None = None,
+        from_outside: bool = False,
+        words: str = "killed by SIGKILL",
+        may_pass: bool = False,
     ) -> None:
         self.asked: list[str] = []
         self.closed = False
         self._starts = starts
-        self._from_outside = from_outside
+        self._from_outside, self._words, self._may_pass = from_outside, words, may_pass
         self._dies_after = dies_after
         self._dead = asyncio.Event()
         self._hangs = False
@@ -61,7 +67,9 @@ class FragileRun:
     async def close(self) -> EngineDied:
         self.closed = True
         self._dead.set()
-        return EngineDied("the engine died (killed by SIGKILL)", from_outside=self._from_outside)
+        return EngineDied(
+            f"the engine died ({self._words})", from_outside=self._from_outside, may_pass=self._may_pass
+        )
 
     async def answer(self, ask: Ask) -> Answer:
         line = ask.line
@@ -180,9 +188,64 @@ def test_an_engine_that_does_not_start_at_first_is_an_error_at_once() -> None:
 
 def test_a_start_that_stands_still_is_an_error() -> None:
     runs = Runs(lambda number: FragileRun(starts=None))
-    with pytest.raises(EngineDied, match="start stood still"):
+    with pytest.raises(EngineError, match="start stood still") as caught:
         supervised(runs, lambda engine: ask_all(engine, ["a"]))
-    assert runs.all[0].closed
+    assert caught.value.exit_code == 75
+    assert all(run.closed for run in runs.all)
+
+
+def test_a_first_start_that_fails_for_a_reason_that_may_pass_is_tried_again() -> None:
+    """A port that was taken, a GPU that is not free yet: as after the first answer."""
+    runs = Runs(lambda number: FragileRun(starts=number > 2, words=f"EADDRINUSE {number}", may_pass=True))
+    answers, engine = supervised(runs, lambda engine: ask_all(engine, ["a"]))
+    assert codes(answers) == {"a": 200}
+    assert engine.num_restarts == 3
+
+
+def test_a_first_start_that_fails_twice_with_the_same_words_is_given_up() -> None:
+    runs = Runs(lambda number: FragileRun(starts=False, may_pass=True))
+    with pytest.raises(EngineError, match="SIGKILL") as caught:
+        supervised(runs, lambda engine: ask_all(engine, ["a"]))
+    assert len(runs.all) == 2
+    assert caught.value.exit_code == 75
+
+
+@pytest.mark.parametrize("num_in_flight", [2, 32])
+def test_a_line_that_hangs_costs_three_hang_timeouts_at_most(num_in_flight: int) -> None:
+    names = [f"r{i}" for i in range(num_in_flight - 1)] + ["hang"]
+    start = time.monotonic()
+    answers, engine = supervised(Runs(), lambda engine: ask_all(engine, names))
+    assert codes(answers) == dict.fromkeys(names, 200) | {"hang": "engine_crash"}
+    assert engine.num_restarts <= 3
+    # Before the first answer there is three times the patience.
+    assert time.monotonic() - start < (FIRST_ANSWER_PATIENCE + 2) * FAST.hang_timeout_s + 1.5
+
+
+def test_time_in_which_the_job_itself_was_suspended_is_no_hang() -> None:
+    """SIGSTOP, `docker pause`, a laptop that sleeps: the clock runs on, and the engine stood still too."""
+
+    async def job(engine: Supervisor) -> Answer | Failure:
+        slow = asyncio.create_task(engine.answer(Ask(line("a"), [1])))
+        await asyncio.sleep(0)
+        time.sleep(FIRST_ANSWER_PATIENCE * FAST.hang_timeout_s + 0.2)  # nothing of this process runs
+        return await slow
+
+    class Thawing(FragileRun):
+        """Silent since it was frozen, as a real one is; it goes on soon after."""
+
+        @property
+        def silent_s(self) -> float:
+            return time.monotonic() - self._at
+
+        async def answer(self, ask: Ask) -> Answer:
+            self._at = time.monotonic()
+            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.05)
+            return Answer(200, {"id": ask.line.custom_id}, 1, 0, 1)
+
+    answer, engine = supervised(Runs(lambda number: Thawing()), job)
+    assert answer.status_code == 200
+    assert engine.num_restarts == 0
 
 
 def test_a_restart_that_fails_is_tried_again() -> None:

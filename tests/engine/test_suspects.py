@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sglang_blend.engine.suspects import GROUP_SIZE, Suspects
+from sglang_blend.engine.suspects import Suspects
 
 
 def hunt(
@@ -49,7 +49,7 @@ def hunt(
 def test_exactly_the_poisonous_requests_are_found(poison: set[int], seed: int) -> None:
     guilty, num_deaths = hunt(100, poison, window=32, seed=seed)
     assert guilty == poison
-    assert num_deaths <= 6 * len(poison)
+    assert num_deaths <= 3 * len(poison)
 
 
 def test_a_lonely_request_is_guilty_at_its_second_death() -> None:
@@ -58,41 +58,51 @@ def test_a_lonely_request_is_guilty_at_its_second_death() -> None:
     assert suspects.died(["a"]) == "a"
 
 
-def test_the_only_request_common_to_two_deaths_has_one_more_chance_alone() -> None:
+def test_one_death_from_outside_suspects_nobody() -> None:
     suspects = Suspects()
-    assert suspects.died(["a", "b"]) is None
-    assert suspects.died(["a", "c"]) is None
-    assert [r for r in "abc" if suspects.may_run(r)] == ["a"]
-    assert suspects.died(["a"]) == "a"
-    assert all(suspects.may_run(r) for r in "bc")
-
-
-def test_one_death_suspects_nobody() -> None:
-    suspects = Suspects()
-    suspects.died(range(100))
+    suspects.died(range(100), from_outside=True)
     assert all(suspects.may_run(r) for r in range(100))
+
+
+@pytest.mark.parametrize("num_in_flight", [1, 2, 8, 32, 256, 4096])
+def test_three_deaths_find_one_among_any_number(num_in_flight: int) -> None:
+    """And the others run in as many groups as the root of their number, then one by one."""
+    suspects = Suspects()
+    poison, num_deaths, num_rounds = num_in_flight - 1, 0, 0
+    waiting = list(range(num_in_flight))
+    while waiting:
+        running = [request for request in waiting if suspects.may_run(request)]
+        num_rounds += 1
+        if poison not in running:
+            for request in running:
+                suspects.finished(request)
+            waiting = [request for request in waiting if request not in running]
+            continue
+        num_deaths += 1
+        if (guilty := suspects.died(running)) is not None:
+            assert guilty == poison
+            waiting.remove(guilty)
+    assert num_deaths <= 3
+    assert num_rounds <= 3 + 2 * num_in_flight**0.5 + 1
 
 
 def test_suspects_run_a_few_at_a_time_and_then_one_by_one() -> None:
     suspects = Suspects()
-    for _ in range(2):
-        assert suspects.died(range(3 * GROUP_SIZE)) is None
-    few = [r for r in range(3 * GROUP_SIZE) if suspects.may_run(r)]
-    assert few == list(range(GROUP_SIZE))
+    assert suspects.died(range(24)) is None
+    few = [r for r in range(24) if suspects.may_run(r)]
+    assert few == [0, 1, 2, 3]
     assert suspects.died(few) is None
-    assert [r for r in range(3 * GROUP_SIZE) if suspects.may_run(r)] == [0]
+    assert [r for r in range(24) if suspects.may_run(r)] == [0]
     assert suspects.finished(0)
-    assert [r for r in range(3 * GROUP_SIZE) if suspects.may_run(r)] == [1]
+    assert [r for r in range(24) if suspects.may_run(r)] == [1]
 
 
-@pytest.mark.parametrize(("from_outside", "next_one"), [(False, "a"), (True, "b")])
-def test_a_lonely_request_that_was_killed_from_outside_comes_last(from_outside: bool, next_one: str) -> None:
+def test_a_lonely_request_that_was_killed_from_outside_comes_last() -> None:
     suspects = Suspects()
-    for _ in range(3):
-        assert suspects.died("abc") is None
-    assert suspects.died("a", from_outside=from_outside) is None
-    assert [r for r in "abc" if suspects.may_run(r)] == [next_one]
-    assert suspects.finished(next_one)
+    assert suspects.died("abc") is None
+    assert suspects.died("a", from_outside=True) is None
+    assert [r for r in "abc" if suspects.may_run(r)] == ["b"]
+    assert suspects.finished("b")
 
 
 def test_a_request_for_which_the_kernel_kills_the_engine_is_found() -> None:
@@ -103,15 +113,14 @@ def test_a_request_for_which_the_kernel_kills_the_engine_is_found() -> None:
 
 def test_suspects_that_had_not_begun_stay_a_group() -> None:
     suspects = Suspects()
-    for _ in range(2):
-        assert suspects.died("abcd") is None
+    assert suspects.died("abcdefghi") is None
     assert suspects.died("ab") is None
     turns: list[str] = []
-    while turn := [r for r in "abcd" if suspects.may_run(r) and r not in "".join(turns)]:
+    while turn := [r for r in "abcdefghi" if suspects.may_run(r) and r not in "".join(turns)]:
         turns.append("".join(turn))
         for request in turn:
             suspects.finished(request)
-    assert turns == ["a", "b", "cd"]
+    assert turns == ["a", "b", "def", "ghi", "c"]
 
 
 @pytest.mark.parametrize("seed", range(20))

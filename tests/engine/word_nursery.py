@@ -63,6 +63,8 @@ def work(sock: socket.socket, argv: list[str]) -> None:
     if argv == ["--bad-flag"]:
         send(sock, Refused("ConfigError", "no such flag"))
         return
+    if argv == ["--dies-at-its-start"]:
+        return
     send(sock, Accepted())
     while isinstance(message := receive(sock), Lines):
         results: list[Prepared | Rejection] = []

@@ -1,15 +1,19 @@
 """The batch file: what is accepted, what is refused, and that one bad line costs one line."""
 
 import gzip
+import json
 import os
+import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from sglang_blend.errors import InputError
 from sglang_blend.job import lines
-from sglang_blend.job.batch_file import BatchFile
+from sglang_blend.job.batch_file import BatchFile, parse_line
 from sglang_blend.request import BatchLine, Rejection
 
 GOOD = {
@@ -168,3 +172,75 @@ def test_a_stream_is_refused_because_a_job_reads_its_input_again(tmp_path: Path)
     for place in (Path("-"), tmp_path / "pipe"):
         with pytest.raises(InputError, match="reads its input more than once"):
             BatchFile(place)
+
+
+def chain(num: int, *, loop: bool) -> dict[str, Any]:
+    """A schema whose definitions refer to the next one each; the last to the first, or to nothing."""
+    last = {"$ref": "#/$defs/d0"} if loop else {"type": "string"}
+    definitions = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(num)} | {f"d{num}": last}
+    return {"$ref": "#/$defs/d0", "$defs": definitions}
+
+
+def schema_lines(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every place where a line may carry one."""
+    tool = {"type": "function", "function": {"name": "f", "strict": True, "parameters": schema}}
+    formats = [
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+        {"type": "json_schema", "schema": schema},
+        {
+            "type": "structural_tag",
+            "structures": [{"begin": "<", "schema": schema, "end": ">"}],
+            "triggers": ["<"],
+        },
+    ]
+    message = [{"role": "user", "content": "hi"}]
+    bodies: list[dict[str, Any]] = [{"messages": message, "response_format": given} for given in formats]
+    bodies.append({"messages": message, "tools": [tool]})
+    lines = [
+        {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body} for body in bodies
+    ]
+    text = {"prompt": "hi", "json_schema": json.dumps(schema)}
+    return [*lines, {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": text}]
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_schemas_that_refer_to_each_other_take_time_by_their_length(place: int) -> None:
+    """286 KB took 80 s when each chain was followed from its beginning."""
+    raw = orjson.dumps(schema_lines(chain(8000, loop=False))[place])
+    start = time.monotonic()
+    assert isinstance(parse_line(raw, 1), BatchLine)
+    assert time.monotonic() - start < 2
+    refused = parse_line(orjson.dumps(schema_lines(chain(8000, loop=True))[place]), 1)
+    assert isinstance(refused, Rejection)
+    assert refused.code == "invalid_json_schema"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"custom_id": "' + b"a" * (8 << 20),
+        b'{"custom_id": "' + b"\\\\" * (4 << 20),
+        b'{"custom_id": "x", "method": "POST", "url": "/v1/completions", "body": {"'
+        + b"p" * (8 << 20)
+        + b'": 1, "prompt": ""}}',
+    ],
+    ids=["a long custom_id", "escapes", "a long name"],
+)
+def test_a_broken_line_takes_memory_by_its_length(raw: bytes) -> None:
+    """48 MiB took 6.7 GiB and 19 s."""
+    tracemalloc.start()
+    start = time.monotonic()
+    try:
+        assert isinstance(parse_line(raw, 1), Rejection)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * len(raw)
+    assert time.monotonic() - start < 3
+
+
+def test_a_template_of_a_line_is_refused() -> None:
+    body = GOOD["body"] | {"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}  # type: ignore[operator]
+    refused = parse_line(orjson.dumps(GOOD | {"body": body}), 1)
+    assert isinstance(refused, Rejection)
+    assert refused.param == "chat_template_kwargs.chat_template"

@@ -26,6 +26,7 @@ from sglang_blend.config import JobConfig
 from sglang_blend.errors import ConfigError, EngineError, OutputError
 from sglang_blend.job import journal, sorting
 from sglang_blend.job.offline import OfflineJob
+from sglang_blend.job.packing import packing_of_name, unpack
 from sglang_blend.job.result_file import ResultFile
 from sglang_blend.job.sorting import in_input_order
 
@@ -346,3 +347,16 @@ def test_names_that_are_too_long_for_the_disk_are_told_at_once(job: JobConfig, t
         config = replace(job, output=tmp_path / f"{'x' * 240}.jsonl", **options)
         with pytest.raises(ConfigError, match="is too long a name"):
             OfflineJob(config).run(never_started)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_small_file_that_unpacks_to_much_is_unpacked_in_small_pieces(tmp_path: Path, suffix: str) -> None:
+    """96 KB of zstd came as one piece of 3 GB."""
+    packing = packing_of_name(suffix)
+    assert packing is not None
+    path = tmp_path / f"bomb{suffix}"
+    path.write_bytes(packing.compress(bytes(300 << 20)))
+    with path.open("rb") as file:
+        sizes = [len(piece) for piece in unpack(file, packing)]
+    assert sum(sizes) == 300 << 20
+    assert max(sizes) <= 96 << 20

@@ -24,8 +24,9 @@ from sglang_blend.engine.messages import (
     read,
     receive,
 )
-from sglang_blend.engine.nursery import KILLED, Nursery, last_words, tells_a_reason
+from sglang_blend.engine.nursery import KILLED, Nursery, tells_a_mistake, tells_a_reason
 from sglang_blend.errors import EngineDied, error_of_kind
+from sglang_blend.machine import num_oom_kills
 from sglang_blend.request import Answer, EngineFacts
 
 READ_BUFFER_BYTES = 1 << 20
@@ -46,6 +47,7 @@ class HostRun:
         """
         self._nursery = nursery
         self._log_from = nursery.log_size()
+        self._num_oom_kills = num_oom_kills()
         stats = None if stats_file is None else str(stats_file.resolve())
         self._child = nursery.start(StartHost(list(engine_argv), stats))
         self._numbers = itertools.count()
@@ -69,7 +71,7 @@ class HostRun:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of progress: a token; while it starts, a word in its log."""
+        """Seconds since the last sign of progress: a step or a token; while it starts, a word in its log."""
         silent_s = time.monotonic() - self._progress_at
         return min(silent_s, self._nursery.log_silent_s) if self._facts is None else silent_s
 
@@ -107,10 +109,14 @@ class HostRun:
         """`close` without an event loop."""
         if self._death is None:
             ending = self._nursery.end(self._child)
-            log = self._nursery.log
-            words = last_words(log, self._log_from)
-            from_outside = ending == KILLED and not tells_a_reason(log, self._log_from)
-            self._death = EngineDied(f"the engine died ({ending}){words}", from_outside=from_outside)
+            log, since = self._nursery.open_log, self._log_from
+            # Of those that the kernel ended for want of memory, it most likely was a request that wanted it.
+            is_own = tells_a_reason(log, since) or num_oom_kills() > self._num_oom_kills
+            self._death = EngineDied(
+                f"the engine died ({ending}){self._nursery.last_words(since)}",
+                from_outside=ending == KILLED and not is_own,
+                may_pass=not tells_a_mistake(log, since),
+            )
         return self._death
 
     async def answer(self, ask: Ask) -> Answer:

@@ -9,6 +9,8 @@ with LocalEngine(engine_argv, log=path, num_prepare_workers=2) as engine:   # th
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,30 @@ from sglang_blend.engine.prepare_pool import PreparePool
 from sglang_blend.engine.supervisor import Supervisor, SupervisorConfig
 from sglang_blend.plan.feed import WindowFeeder
 from sglang_blend.request import Answer, BatchLine, Failure, Prepared, Rejection
+
+# With DP attention SGLang 0.5.17 takes ports from `--port` on, further ones by these numbers
+# (`PortArgs.init_new`): two engines with the same flags on one machine would take the same.
+_NEEDS_PORTS, _LEAST_OFFSET, _MOST_OFFSET = "--enable-dp-attention", 233, 240
+
+
+def with_own_port(engine_argv: Sequence[str]) -> list[str]:
+    """SGLang's flags; where it would take ports by the default of a flag, that flag names free ones."""
+    argv = list(engine_argv)
+    if _NEEDS_PORTS not in argv or any(word.split("=")[0] == "--port" for word in argv):
+        return argv
+    for port in random.sample(range(20_000, 60_000), 100):
+        if all(map(_is_free, range(port + _LEAST_OFFSET, port + _MOST_OFFSET))):
+            return [*argv, "--port", str(port)]
+    return argv
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class LocalEngine(Supervisor):
@@ -46,7 +72,7 @@ class LocalEngine(Supervisor):
             ConfigError: SGLang refuses the flags.
             EngineError: a process died on the way.
         """
-        self._argv = list(engine_argv)
+        self._argv = with_own_port(engine_argv)
         self._stats_file = stats_file
         self._nursery = Nursery(log)
         with self._nursery.closed_by_errors():
@@ -93,9 +119,9 @@ class LocalEngine(Supervisor):
         return {}
 
     def _check_first_run(self) -> None:
-        """A start that failed makes all further preparation useless."""
-        if self._first_run.is_dead():
-            raise self._first_run.end()
+        """A start that failed, and would again, makes all further preparation useless."""
+        if self._first_run.is_dead() and not (death := self._first_run.end()).may_pass:
+            raise death
 
     async def _start_another_run(self) -> HostRun:
         self._nursery.revive()

@@ -51,6 +51,10 @@ _NUM_LINES = 4
 _LINE_LEN = 300
 # The last line of a traceback, with or without the module's name.
 _EXCEPTION = re.compile(r"^([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Interrupt|Exit)\b(: |$)")
+_MISTAKE = re.compile(
+    r"^([A-Za-z_]\w*\.)*(Value|Type|Key|Index|Attribute|Import|ModuleNotFound|FileNotFound|Permission"
+    r"|NotImplemented|Assertion|Name|Validation|Config|Safetensor)Error\b"
+)
 # How SGLang's watchdog tells of a process that died; -9 is SIGKILL.
 _EXIT_CODE = re.compile(r"crashed with exit code (?!-9\b)")
 
@@ -82,7 +86,7 @@ class Nursery:
         # Whether children are forked (or started afresh, each importing for itself); None until it is known.
         self.forks: bool | None = None
         try:
-            self._log_file: IO[bytes] = log.open("ab", buffering=0)
+            self._log_file: IO[bytes] = log.open("ab+", buffering=0)
             #: Bytes of earlier runs.
             self.log_from = self.log_size()
             if self.log_from:
@@ -151,18 +155,25 @@ class Nursery:
         except (ConnectionError, EngineError):
             return "the process that started it died"
 
+    # The log is looked at through its descriptor: somebody may have deleted or renamed it meanwhile.
+
     def log_size(self) -> int:
         """Bytes in the log; what is said from now on comes after them."""
-        return self.log.stat().st_size
+        return os.fstat(self._log_file.fileno()).st_size
 
-    def last_words(self) -> str:
-        """The end of what was said since this nursery was started; see the function."""
-        return last_words(self.log, self.log_from)
+    @property
+    def open_log(self) -> Path:
+        """What reads it."""
+        return Path(f"/proc/self/fd/{self._log_file.fileno()}")
+
+    def last_words(self, since: int | None = None) -> str:
+        """The end of what was said since this nursery was started, or since then; see the function."""
+        return last_words(self.open_log, self.log_from if since is None else since, named=self.log)
 
     @property
     def log_silent_s(self) -> float:
         """Seconds since something was written to the log."""
-        return time.time() - self.log.stat().st_mtime
+        return time.time() - os.fstat(self._log_file.fileno()).st_mtime
 
     def kill(self) -> None:
         """Kill everything; whoever waits in `start` or `end` gets an error."""
@@ -224,15 +235,16 @@ def _ending(exit_code: int) -> str:
     return f"killed by {signal.Signals(-exit_code).name}"
 
 
-def last_words(log: Path, since: int = 0) -> str:
+def last_words(log: Path, since: int = 0, *, named: Path | None = None) -> str:
     """`: RuntimeError: ...; all of it is in LOG.` - the last exception in the log, else its last lines.
 
     SGLang goes on talking after the exception that ends it, so the end of the log alone would say little.
 
     Args:
         since: look only at what comes after so many bytes.
+        named: the log as users know it.
     """
-    where, lines = f"all of it is in {log}.", _last_lines(log, since)
+    where, lines = f"all of it is in {named or log}.", _last_lines(log, since)
     exceptions = [number for number, line in enumerate(lines) if _EXCEPTION.match(line)]
     if exceptions:
         line, *rest = lines[exceptions[-1] :]
@@ -250,8 +262,15 @@ def tells_a_reason(log: Path, since: int = 0) -> bool:
     return any(_EXCEPTION.match(line) or _EXIT_CODE.search(line) for line in _last_lines(log, since))
 
 
+def tells_a_mistake(log: Path, since: int = 0) -> bool:
+    """Whether the last exception would end every try: an unknown model, a missing package."""
+    last = next((line for line in reversed(_last_lines(log, since)) if _EXCEPTION.match(line)), "")
+    return bool(_MISTAKE.match(last))
+
+
 def _last_lines(log: Path, since: int) -> list[str]:
     with log.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
-        file.seek(max(since, end - _READ_BYTES))
+        # Where there are fewer bytes somebody has cut it.
+        file.seek(max(since if since <= end else 0, end - _READ_BYTES))
         return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]

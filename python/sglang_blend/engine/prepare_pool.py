@@ -177,7 +177,8 @@ class PreparePool:
     def _replace(self, worker: _Worker) -> None:
         """Start another worker; what the dead one was at is done again, line by line."""
         ending = self._end_worker(worker)
-        self._deaths_in_a_row += 1
+        # A death at lines gets further: they are divided, or one of them is found. A file may have many such.
+        self._deaths_in_a_row = 0 if worker.is_ready and worker.chunks else self._deaths_in_a_row + 1
         if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
             raise EngineError(
                 f"{self._deaths_in_a_row} processes that prepare requests died one after the other "

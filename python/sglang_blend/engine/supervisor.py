@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # An engine compiles and captures while it works on its first requests.
 FIRST_ANSWER_PATIENCE = 3
+# Of the patience with a silent engine: how much later than due a look at it may come.
+_LATE_RATIO = 0.1
 
 
 class EngineRun(Protocol):
@@ -34,7 +36,7 @@ class EngineRun(Protocol):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last sign of progress: a token; while it starts, a word in its log."""
+        """Seconds since the last sign of progress: a step or a token; while it starts, a word in its log."""
 
     async def ready(self) -> None:
         """Wait until it can answer; raises EngineDied."""
@@ -89,6 +91,7 @@ class Supervisor:
         self._unfinished: dict[int, None] = {}
         self._in_flight_at_death: list[int] = []
         self._busy_from = 0.0  # when the engine last had nothing to do
+        self._awake_from = 0.0  # when this process last was suspended, and the engine with it
         self._restarts = Restarts(config.max_restarts, config.first_backoff_s)
         self._suspects = Suspects()
         self._guilty: set[Hashable] = set()
@@ -102,8 +105,8 @@ class Supervisor:
     async def __aenter__(self) -> Supervisor:
         first = self._starting
         assert first is not None, "entered twice"
-        await self._become_ready(first)
-        self._keeping = asyncio.create_task(self._keep(first))
+        run = await self._ready_after_all(first)
+        self._keeping = asyncio.create_task(self._keep(run))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -178,14 +181,47 @@ class Supervisor:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    async def _ready_after_all(self, first: EngineRun) -> EngineRun:
+        """The first run, or one after it: a port was taken, a GPU not free yet, a hub did not answer.
+
+        Raises:
+            EngineError: none starts, or one after the other says the same.
+        """
+        try:
+            await self._become_ready(first)
+            return first
+        except EngineDied as e:
+            if not e.may_pass:
+                raise
+            run = await self._start_another(e, until_told_again=True)
+        if run is None:
+            assert self._hopeless is not None, "else there is a run"
+            raise self._hopeless
+        return run
+
+    async def _look(self, event: asyncio.Task[None], patience_s: float) -> bool:
+        """Wait for an event until it is time to look at the clock again; whether it came.
+
+        Where that was much later than due, this process was suspended (SIGSTOP, a frozen container): what
+        stood still then does not count.
+        """
+        start = time.monotonic()
+        done, _ = await asyncio.wait([event], timeout=self._config.check_interval_s)
+        now = time.monotonic()
+        late_s = now - start - self._config.check_interval_s
+        if late_s > max(self._config.check_interval_s, _LATE_RATIO * patience_s):
+            self._awake_from = now
+        return bool(done)
+
     async def _become_ready(self, run: EngineRun) -> None:
         self._starting = run
         becoming = asyncio.create_task(run.ready())
         hang = ""
         try:
-            while not hang and not (await asyncio.wait([becoming], timeout=self._config.check_interval_s))[0]:
-                if run.silent_s > self._config.start_timeout_s:
-                    hang = f"the engine's start stood still for {run.silent_s:.0f} s and was stopped: "
+            while not hang and not await self._look(becoming, self._config.start_timeout_s):
+                silent_s = min(run.silent_s, time.monotonic() - self._awake_from)
+                if silent_s > self._config.start_timeout_s:
+                    hang = f"the engine's start stood still for {silent_s:.0f} s and was stopped: "
             if not hang:
                 becoming.result()
         except EngineDied:
@@ -193,7 +229,7 @@ class Supervisor:
         finally:
             becoming.cancel()
         if hang:
-            raise EngineDied(f"{hang}{await run.close()}")
+            raise EngineDied(f"{hang}{await run.close()}", may_pass=True)
         self._starting, self._run, self._facts = None, run, run.facts()
         self._tell()
 
@@ -206,19 +242,18 @@ class Supervisor:
                 self._freeze(current)
                 death = await current.close()
                 self._blame(from_outside=death.from_outside and not hang)
-                current = await self._start_another(EngineDied(f"{hang}{death}"))
+                current = await self._start_another(EngineDied(f"{hang}{death}", may_pass=True))
         except Exception as e:  # whatever it is, those who wait for an engine must hear of it
             logger.exception("The engine cannot be started again.")
             self._give_up(EngineError(f"the engine cannot be started again: {type(e).__name__}: {e}"))
 
     async def _watch(self, run: EngineRun) -> str:
         """Until it is dead or hangs; returns what there is to say of a hang."""
-        num_answers_before = self._num_answers
         dying = asyncio.create_task(run.died())
         try:
-            while not (await asyncio.wait([dying], timeout=self._config.check_interval_s))[0]:
-                patience = FIRST_ANSWER_PATIENCE if self._num_answers == num_answers_before else 1
-                silent_s = min(run.silent_s, time.monotonic() - self._busy_from)
+            while not await self._look(dying, self._config.hang_timeout_s):
+                patience = 1 if self._num_answers else FIRST_ANSWER_PATIENCE
+                silent_s = min(run.silent_s, time.monotonic() - max(self._busy_from, self._awake_from))
                 if self._in_flight and silent_s > self._config.hang_timeout_s * patience:
                     return f"the engine made no progress for {silent_s:.0f} s and was stopped: "
         finally:
@@ -240,8 +275,12 @@ class Supervisor:
             self._restarts.was_fruitful()  # the job is one request further
         self._tell()
 
-    async def _start_another(self, death: EngineError) -> EngineRun | None:
-        """Try until an engine runs; None when the job is hopeless."""
+    async def _start_another(self, death: EngineError, *, until_told_again: bool = False) -> EngineRun | None:
+        """Try until an engine runs; None when the job is hopeless.
+
+        Args:
+            until_told_again: it is also when two tries end with the same words.
+        """
         while (wait_s := self._restarts.next_wait_s()) is not None:
             logger.warning("%s\nStarting it again in %.0f s.", death, wait_s)
             await asyncio.sleep(wait_s)
@@ -251,11 +290,15 @@ class Supervisor:
                 await self._become_ready(run)
                 return run
             except EngineError as e:
+                if until_told_again and str(e) == str(death):
+                    self._give_up(e)
+                    return None
                 death = e
         self._give_up(
             EngineError(
                 f"the engine died {counted(self._restarts.most + 1, 'time')} and finished no request in "
-                f"between; what had finished before is in the output file. The last time: {death}"
+                f"between; what had finished before is in the output file. The last time: {death}",
+                may_pass=True,
             )
         )
         return None

@@ -30,6 +30,7 @@ MAX_CUSTOM_ID_LEN = 512
 # Names and values from the line stand in error messages; a line may be megabytes of them.
 MAX_MESSAGE_CHARS, MAX_PARAM_CHARS = 500, 100
 ENVELOPE = ("custom_id", "method", "url", "body")
+_LONGEST_CUSTOM_ID = 12 * MAX_CUSTOM_ID_LEN + 100  # two escapes a character, and what stands before
 _STARTS_WITH_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -221,7 +222,9 @@ def _without_bom(raw: bytes, number: int) -> bytes:
 
 def _first_key(raw: bytes) -> str | None:
     """custom_id of a line that is no JSON, where it stands first and is whole itself."""
-    found = _STARTS_WITH_CUSTOM_ID.match(raw)
+    found = _STARTS_WITH_CUSTOM_ID.match(
+        raw[:_LONGEST_CUSTOM_ID]
+    )  # the expression keeps state of each character
     try:
         value = orjson.loads(found.group(1)) if found else None
     except orjson.JSONDecodeError:

@@ -12,6 +12,8 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from sglang_blend.job.fields import (
     INT64_MAX,
     Check,
@@ -33,6 +35,7 @@ from sglang_blend.job.fields import (
 MAX_DEPTH = 100  # objects and arrays within each other; templates and schema compilers recurse
 MAX_CHOICES = 128  # `n`, as OpenAI
 MAX_LOGPROBS = 100
+_LONGEST_NAME = 60  # that is compared with the known ones
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "latest_reminder")
 CONTENT_TYPES = ("text", "image_url", "video_url", "audio_url", "thinking", "reasoning", "tool_reference")
@@ -155,7 +158,7 @@ def _tool(value: object) -> Problem | None:
     if function.get("name") is None:
         return Problem("missing_required_parameter", "is missing", ".function.name")
     problem = filled_string(function["name"])
-    return problem and problem._replace(at=".function.name")
+    return problem._replace(at=".function.name") if problem else _schemas(function)
 
 
 def _tool_choice(value: object) -> Problem | None:
@@ -172,30 +175,64 @@ def _response_format(value: object) -> Problem | None:
     problem = one_of("text", "json_object", "json_schema", "structural_tag")(value["type"])
     if problem:
         return problem._replace(at=".type")
-    if value["type"] != "json_schema" or isinstance(value.get("schema"), dict):
-        return None
-    named = value.get("json_schema")
-    if named is None:
-        return Problem("missing_required_parameter", "needs json_schema with name and schema")
-    if not isinstance(named, dict):
-        return wrong_type("an object", named, ".json_schema")
-    if not isinstance(named.get("schema"), dict | None):
-        return wrong_type("an object", named["schema"], ".json_schema.schema")
-    if _refers_to_itself(named.get("schema") or {}):
-        return Problem("invalid_json_schema", "has a $ref that leads only to itself")
+    if value["type"] == "json_schema" and not isinstance(value.get("schema"), dict):
+        named = value.get("json_schema")
+        if named is None:
+            return Problem("missing_required_parameter", "needs json_schema with name and schema")
+        if not isinstance(named, dict):
+            return wrong_type("an object", named, ".json_schema")
+        if not isinstance(named.get("schema"), dict | None):
+            return wrong_type("an object", named["schema"], ".json_schema.schema")
+    return _schemas(value)
+
+
+def _schemas(value: object) -> Problem | None:
+    """Of the schemas inside: none refers to itself only."""
+    waiting = [value]
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, list):
+            waiting.extend(current)
+        elif isinstance(current, dict):
+            for name, inner in current.items():
+                # `json_schema` names one with `schema` inside, or is one itself.
+                if name in ("schema", "parameters", "json_schema") and isinstance(inner, dict):
+                    if refers_to_itself(inner):
+                        return Problem("invalid_json_schema", "has a $ref that leads only to itself")
+                    if name == "json_schema":
+                        waiting.append(inner)
+                else:
+                    waiting.append(inner)
     return None
 
 
-def _refers_to_itself(schema: dict[str, Any]) -> bool:
-    """Whether following `$ref` from `$ref` never arrives; grammar compilers follow for ever."""
+def _json_schema(value: object) -> Problem | None:
+    """A schema as text."""
+    problem = string(value)
+    if problem or not isinstance(value, str):
+        return problem
+    try:
+        return _schemas({"schema": orjson.loads(value)})
+    except orjson.JSONDecodeError:
+        return None  # for the engine to say
+
+
+def refers_to_itself(schema: dict[str, Any]) -> bool:
+    """Whether following `$ref` from `$ref` never arrives; grammar compilers follow for ever.
+
+    Each reference is followed once, so this takes time in proportion to the schema.
+    """
+    arrives: set[str] = set()
     for node in _objects(schema):
-        seen: set[str] = set()
-        while isinstance(node, dict) and isinstance(node.get("$ref"), str):
-            target = node["$ref"]
-            if target in seen:
+        on_the_way: set[str] = set()
+        while (
+            isinstance(node, dict) and isinstance(target := node.get("$ref"), str) and target not in arrives
+        ):
+            if target in on_the_way:
                 return True
-            seen.add(target)
+            on_the_way.add(target)
             node = _target(schema, target)
+        arrives |= on_the_way
     return False
 
 
@@ -218,6 +255,15 @@ def _objects(value: object) -> Iterator[Any]:
             waiting.extend(current.values())
         elif isinstance(current, list):
             waiting.extend(current)
+
+
+def _template_kwargs(value: object) -> Problem | None:
+    """A template is a program: of the model's side, not of a line's."""
+    if isinstance(value, dict) and "chat_template" in value:
+        return Problem(
+            "unsupported_value", "is not taken from a line: name it with --chat-template", ".chat_template"
+        )
+    return an_object(value)
 
 
 def _reasoning_effort(value: object) -> Problem | None:
@@ -285,7 +331,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "reasoning_effort": _reasoning_effort,
         "separate_reasoning": boolean,
         "stream_reasoning": boolean,
-        "chat_template_kwargs": an_object,
+        "chat_template_kwargs": _template_kwargs,
         "continue_final_message": boolean,
         "input_ids": _TOKEN_IDS,
         "return_prompt_token_ids": boolean,
@@ -303,7 +349,7 @@ FIELDS: dict[str, dict[str, Check]] = {
         "echo": boolean,
         "logprobs": integer(0, MAX_LOGPROBS),
         "suffix": string,
-        "json_schema": string,
+        "json_schema": _json_schema,
     },
     "/v1/embeddings": {
         **_COMMON,
@@ -381,7 +427,7 @@ def _unknown_tool(body: Mapping[str, Any]) -> Problem | None:
 def _unknown(name: str, known: Mapping[str, Check]) -> Problem:
     if name in NOT_SERVED:
         return Problem("unsupported_parameter", f"is not served: {NOT_SERVED[name]}", name)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
     hint = f"; did you mean {close[0]}?" if close else "; take it out"
     return Problem("unknown_parameter", f"is unknown{hint}", name)
 

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import zstandard
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES, DECODED_BYTES = 1 << 18, 1 << 11
 # What is parsed or looked up together, so that memory does not go by the size of a record.
 BATCH_BYTES, MAX_BATCH_LINES = 4 << 20, 4096
 
@@ -63,7 +63,7 @@ def unpack(file: IO[bytes], packing: Packing) -> Iterator[bytes]:
         TornError: after the last piece, where the stream is not whole.
     """
     decoder, inside = packing.decoder(), False
-    while chunk := file.read(CHUNK_BYTES):
+    for chunk in _chunks(file):
         while chunk:
             try:
                 piece = decoder.decompress(chunk)
@@ -78,6 +78,13 @@ def unpack(file: IO[bytes], packing: Packing) -> Iterator[bytes]:
                 decoder, inside = packing.decoder(), False
     if inside:
         raise TornError("the file ends too early")
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    """A decoder gives all that a chunk unpacks to at once, and 4 bytes may unpack to 128 KiB."""
+    while read := file.read(CHUNK_BYTES):
+        for at in range(0, len(read), DECODED_BYTES):
+            yield read[at : at + DECODED_BYTES]
 
 
 def lines_of(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -38,8 +38,9 @@ from sglang_blend.srt.engine_facts import engine_facts
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.serving import Serving
+from sglang_blend.srt.step_counter import StepCounter
 
-# How often the job hears that the engine has produced something; it takes long silence for a hang.
+# How often the job hears that the engine has stepped or produced something; long silence is a hang.
 PROGRESS_INTERVAL_S = 1.0
 
 
@@ -50,9 +51,9 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
         stats_file: where the scheduler writes its steps, unless the environment names another place.
     """
     try:
-        options = BlendOptions.from_env()
-        if options.stats_file is None:
-            replace(options, stats_file=stats_file).to_env(os.environ)
+        options, counter = BlendOptions.from_env(), StepCounter()
+        stats_file = options.stats_file or stats_file
+        replace(options, stats_file=stats_file, step_counter=counter.path).to_env(os.environ)
         args = server_args(argv)
     except BlendError as e:
         send(sock, Refused(type(e).__name__, str(e)))
@@ -61,13 +62,14 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
     engine = sgl.Engine(server_args=args)
     facts = engine.loop.run_until_complete(engine_facts(engine))
     send(sock, Ready(facts))
-    engine.loop.run_until_complete(_Host(engine).serve(sock))
+    engine.loop.run_until_complete(_Host(engine, counter).serve(sock))
 
 
 class _Host:
     """Runs every request as a task of its own."""
 
-    def __init__(self, engine: sgl.Engine) -> None:
+    def __init__(self, engine: sgl.Engine, counter: StepCounter) -> None:
+        self._counter = counter
         self._manager = engine.tokenizer_manager
         self._serving = Serving(engine.tokenizer_manager, engine.template_manager)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,9 +110,9 @@ class _Host:
         told = None
         while True:
             await asyncio.sleep(PROGRESS_INTERVAL_S)
-            received = self._manager.last_receive_tstamp
-            if received != told:
-                told = received
+            now = self._manager.last_receive_tstamp, self._counter.value()
+            if now != told:
+                told = now
                 self._write(Progress())
 
     def _write(self, message: Message) -> None:

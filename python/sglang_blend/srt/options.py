@@ -27,11 +27,13 @@ class BlendOptions(SchedulerOptions):
             reads it for each of them.
         stats_file: where the scheduler of rank 0 appends its steps (`scheduling.step_records`); a job sets it
             to a file beside its output.
+        step_counter: what schedulers count their steps in (`step_counter`); a host sets it.
     """
 
     demand_aware_eviction: bool = True
     shared_prefix_attention: bool = True
     stats_file: str | None = None
+    step_counter: str | None = None
 
     def to_env(self, env: MutableMapping[str, str]) -> None:
         """Hand the options to the processes that are started with `env`."""

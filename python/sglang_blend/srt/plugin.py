@@ -122,16 +122,22 @@ def _create_tree_cache(
 
 
 def _watch(result: None, scheduler: Scheduler) -> None:
-    """Attach the statistics, and time the policy whichever it is."""
+    """Attach the statistics, time the policy whichever it is, give searches of `stop_regex` a deadline."""
+    from sglang_blend.srt import stop_regex
     from sglang_blend.srt.options import BlendOptions
+    from sglang_blend.srt.step_counter import ticker
     from sglang_blend.srt.step_stats import StepStats
 
-    path = BlendOptions.from_env().stats_file
+    stop_regex.bound()
+
+    options = BlendOptions.from_env()
+    path = options.stats_file
     ps = scheduler.ps
     if path is not None and ps.dp_rank:
         path = f"{path}.{ps.dp_rank}"
     stats = StepStats(scheduler, path if ps.tp_rank == 0 and ps.pp_rank == 0 else None)
     scheduler.blend_stats = stats
+    scheduler.blend_tick = ticker(options.step_counter)
     calc_priority = scheduler.policy.calc_priority
 
     def timed(*args: Any, **kwargs: Any) -> None:
@@ -148,6 +154,7 @@ def _run_batch(
     # PD-multiplexing runs a prefill batch some layers at a time: one step of several calls.
     if not (batch.forward_mode.is_split_prefill() and batch.split_index):
         scheduler.blend_stats.on_step(batch)
+    scheduler.blend_tick()
     result = original(scheduler, batch, *args, **kwargs)
     scheduler.blend_stats.on_result()
     return result
