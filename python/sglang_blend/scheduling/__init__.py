@@ -14,7 +14,6 @@
     peak.py           whether memory will suffice
     pacing.py         how fast prefill goes beside decode
     step_records.py   what the steps were like, for the report
-    policies.py       the names of our schedule policies
 
 `srt.policy` and `srt.prefill_adder` put it into SGLang's seams, `simulate.host` into a modelled engine.
 """
