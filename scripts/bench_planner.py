@@ -18,7 +18,6 @@ import platform
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from array import array
 from pathlib import Path
@@ -94,7 +93,7 @@ def median_run(args: argparse.Namespace, num_requests: int, radix_requests: int)
 
 
 def measure(num_requests: int, order: str, seed: int, radix_requests: int) -> dict[str, Any]:
-    """Plan one job from its token array to the saved schedule."""
+    """Plan one job from its token array to the schedule."""
     columns = make_columns(num_requests, np.random.default_rng(seed))
     token_bytes = columns["token_ids"].nbytes
     cost = RooflineCost(shape=model_shape("llama-3-8b"), hardware=hardware("A100-80"))
@@ -110,11 +109,8 @@ def measure(num_requests: int, order: str, seed: int, radix_requests: int) -> di
     clock.append(time.perf_counter())
     schedule = make_schedule(table, cost, config, workload=workload)
     clock.append(time.perf_counter())
-    with tempfile.TemporaryDirectory() as folder:
-        schedule.save(Path(folder) / "schedule")
-        clock.append(time.perf_counter())
     peak = peak_rss_bytes()
-    stages = dict(zip(("table", "tree", "lengths", "order", "save"), np.diff(clock).tolist(), strict=True))
+    stages = dict(zip(("table", "tree", "lengths", "order"), np.diff(clock).tolist(), strict=True))
     report: dict[str, Any] = {
         "requests": num_requests,
         "prompt_tokens": table.num_prompt_tokens,

@@ -4,14 +4,12 @@ sentence.
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglang_blend.cli import simulate
 from sglang_blend.core.orders import order_names
-from sglang_blend.core.request import RequestTable
 from sglang_blend.errors import BlendError
 from sglang_blend.simulate.engine_config import MODES
 from shared_folder import shared_file
@@ -62,13 +60,6 @@ def test_a_trace_of_lengths_is_simulated_and_the_table_says_so(capsys: pytest.Ca
     assert "200 requests" in out
     assert "seed 3" in out
     assert len(out.splitlines()) == 3 + 4
-
-
-def test_a_saved_request_table_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Outputs are taken to be as long as allowed."""
-    RequestTable.from_lists([[*range(20), 3], [*range(20), 4]], max_new_tokens=7).save(tmp_path / "t.table")
-    assert run("--table", str(tmp_path / "t.table"), "--orders", "dfs", "--modes", "mixed", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["sharing_kept"] == 1.0
 
 
 def test_a_batch_file_is_simulated_and_auto_chooses_for_each_engine(

@@ -30,7 +30,7 @@ from sglang_blend.cost.break_even import break_even_of
 from sglang_blend.cost.hardware import hardware
 from sglang_blend.cost.roofline import RooflineCost
 from sglang_blend.cost.shape_registry import model_shape
-from sglang_blend.errors import ConfigError, OutputError
+from sglang_blend.errors import ConfigError
 from sglang_blend.extras import require_extra
 from sglang_blend.location import location
 from sglang_blend.simulate.engine_config import MODES, EngineConfig
@@ -77,7 +77,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="cap for lines that name none (default: %(default)s)",
     )
     add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--save", type=Path, help="write the schedule to this file")
     add("--html", type=Path, help="write the plan as a report to this file")
     add(
         "--price-per-hour",
@@ -137,13 +136,6 @@ def run(args: argparse.Namespace) -> int:
         num_simulated=predictions.num_simulated,
         plan_s=plan_s,
     )
-    if args.save is not None:
-        try:
-            schedule.save(args.save)
-        except OSError as e:
-            raise OutputError(
-                f"{args.save} cannot be written ({e.strerror or e}); name another place with --save."
-            ) from e
     if args.html is not None:
         write_html(planned)
     if args.json:

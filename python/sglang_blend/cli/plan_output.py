@@ -140,8 +140,6 @@ def print_text(planned: PlannedJob) -> None:
     if args.price_per_hour is not None and taken is not None:
         cost_estimate = args.price_per_hour * args.tp_size * taken.makespan_s / 3600
         print(f"cost          {cost_estimate:,.4f} at {args.price_per_hour:,.2f} an hour and accelerator")
-    if args.save is not None:
-        print(f"saved         {args.save}", file=sys.stderr)
 
 
 def _left_out(batch: BatchPrompts) -> str:

@@ -1,4 +1,4 @@
-"""`sglang-blend simulate`: every order in every modelled engine, for a trace, a made or a saved job.
+"""`sglang-blend simulate`: every order in every modelled engine, for a trace, a batch file or a made job.
 
 sglang-blend simulate --paper-trace 1 --hardware A100 --model-shape llama-3.1-8b
 sglang-blend simulate --trace lengths.csv --limit 5000 --modes default,mixed --json

@@ -1,4 +1,4 @@
-"""The job that `sglang-blend simulate` runs: a trace, a batch file, a saved table or a made workload."""
+"""The job that `sglang-blend simulate` runs: a trace, a batch file or a made workload."""
 
 from __future__ import annotations
 
@@ -43,9 +43,6 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         help=f"{FILE_HELP}; outputs are taken to be half as long as max_tokens allows",
     )
     job.add_argument(
-        "--table", type=Path, help="a saved request table; outputs are taken to be max_new_tokens long"
-    )
-    job.add_argument(
         "--paper-trace",
         type=int,
         choices=(1, 2, 3, 4),
@@ -78,10 +75,10 @@ def read_job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable
         BlendError: a file that cannot be used.
     """
     made = args.density is not None or args.sharing is not None
-    given = [name is not None for name in (args.trace, args.file, args.table, args.paper_trace)] + [made]
+    given = [name is not None for name in (args.trace, args.file, args.paper_trace)] + [made]
     if sum(given) != 1 or (made and (args.density is None or args.sharing is None)):
         raise ConfigError(
-            "name one job to simulate: --trace, --file, --table, --paper-trace, or --density with --sharing."
+            "name one job to simulate: --trace, --file, --paper-trace, or --density with --sharing."
         )
     if args.file is None and (unread := Reading.from_cli_args(args).for_tables()):
         raise ConfigError(f"{unread[0]} is for the table that --file names: leave it out.")
@@ -92,9 +89,6 @@ def read_job(args: argparse.Namespace, cost: RooflineCost) -> tuple[RequestTable
         return table, output_len, args.trace.name
     if args.file is not None:
         return _batch_job(args)
-    if args.table is not None:
-        table = RequestTable.load(args.table)
-        return table, np.asarray(table.max_new_tokens), args.table.name
     spec = (
         SynthesisSpec(density=args.density, sharing=args.sharing) if made else paper_trace(args.paper_trace)
     )

@@ -4,12 +4,10 @@ Row `i` of every column is request `i` in input order. A million requests are a 
 ids are one flat array that may be memory-mapped.
 
     table = RequestTable.from_lists([[1, 2, 3], [1, 2, 4, 5]], max_new_tokens=[16, 16])
-    table.save(path); table = RequestTable.load(path)
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,10 +15,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from sglang_blend.core.columns import read_columns, write_columns
 from sglang_blend.core.cost_model import IntArray
 from sglang_blend.errors import PlanError
 
@@ -145,28 +141,6 @@ class RequestTable:
         """(prompt_len[row],) int32, the token ids of one request; a view."""
         return self.token_ids[self.offsets[row] : self.offsets[row + 1]]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table to one file, so that `load` can map it."""
-        columns: dict[str, NDArray[Any]] = {
-            "offsets": self.offsets,
-            "max_new_tokens": self.max_new_tokens,
-            "fixed_output": self.fixed_output,
-            "namespace": self.namespace,
-        }
-        if self.rid is not None:
-            columns["rid"] = self.rid
-        write_columns(path, kind="request table", header={}, columns=columns | {"token_ids": self.token_ids})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> RequestTable:
-        """Read a saved table; with `mmap` the columns stay on the disk until they are touched.
-
-        Raises:
-            PlanError: the file is missing, cut off, or holds something else.
-        """
-        _, columns = read_columns(path, kind="request table", mmap=mmap)
-        return cls(**columns)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule:
@@ -228,38 +202,6 @@ class Schedule:
         missing = np.flatnonzero(~seen)
         if len(missing):
             raise PlanError(f"no request of the schedule has rank {missing[0]}; plan again")
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the schedule to one file; the same schedule gives the same bytes."""
-        header = {
-            "order": self.order,
-            "sharing_kept": self.sharing_kept,
-            "root_density": self.root_density,
-            "seed": self.seed,
-            "config": self.config,
-            "reason": self.reason,
-        }
-        columns: dict[str, NDArray[Any]] = {
-            "rank": self.rank,
-            "side": self.side,
-            "est_output_len": self.est_output_len,
-            "admission_output_len": self.admission_output_len,
-            "unit": self.unit,
-        }
-        write_columns(path, kind="schedule", header=orjson.loads(orjson.dumps(header)), columns=columns)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Read a saved schedule.
-
-        Raises:
-            PlanError: the file is missing, cut off, or holds something else.
-        """
-        header, columns = read_columns(path, kind="schedule", mmap=False)
-        fields: dict[str, Any] = {**header, **columns}
-        schedule = cls(**fields)
-        schedule.check_integrity()
-        return schedule
 
 
 def whole_lengths(name: str, values: Any) -> IntArray:
