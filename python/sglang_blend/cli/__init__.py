@@ -1,4 +1,11 @@
-"""`sglang-blend SUBCOMMAND`: one file a subcommand, with `add_parser(subparsers)` and `run(args) -> int`."""
+"""`sglang-blend SUBCOMMAND`: one file a subcommand, with `add_parser(subparsers)` and `run(args) -> int`.
+
+run, plan, simulate, bench, calibrate, report, fork     the subcommands
+batch_prompts    the prompts of a file, without the engine
+predictions      makespans of one job's schedules; plan_output: what `plan` says
+simulate_job     what `simulate` runs; simulate_replicas: on many engines
+reference        docs/cli.md, from the parsers
+"""
 
 from __future__ import annotations
 

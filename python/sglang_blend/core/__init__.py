@@ -4,9 +4,10 @@
     schedule = make_schedule(table, cost, PlanConfig(order="dual-scan"))
     schedule.sequence      # rows in the order to run them
 
-In data-flow order: `request` (table, schedule), `token_sort` and `prefix_tree`, `output_length`, `cost` and
-`density`, `workload`, `split`, `memory_split` and `dual_scanner`, `orders`, `sharing`; `pacing` is for the
-scheduler at run time.
+In data-flow order: `request` (table, schedule; `table_builder` makes the one, `columns` is the file of both),
+`config`, `token_sort` and `prefix_tree`, `output_length`, `cost_model` (a Protocol) and `density`,
+`shared_reads`, `workload`, `split`, `memory_split` and `dual_scanner`, `orders`, `sharing`; `overview` is
+what a person is shown of it.
 """
 
 from sglang_blend.core.config import PlanConfig

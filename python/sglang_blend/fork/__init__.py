@@ -5,6 +5,7 @@
     check     is the installed sglang the fork, file by file?
     require   the same question by version alone: cheap, asked before every start of an engine
 
+`series` is the patches and their hashes, `builder` makes the wheel, `installed` puts it in and looks at it.
 Nothing here imports sglang: the answer must be there before SGLang is.
 """
 

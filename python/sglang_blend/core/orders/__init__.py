@@ -3,6 +3,9 @@
     schedule = make_schedule(table, cost, PlanConfig(order="dual-scan"))
     schedule.sequence      # rows in the order to run them
 
+One file an order: `dual_scan`, `stationary`, `auto`, and the `baselines`. `placement` is what they return,
+`within_loss` keeps those that trade sharing at their word, `worth_blending` says whether any is needed.
+
 `fcfs`, `random`, `dfs` and `longest-first` need no cost model and take None for it.
 """
 

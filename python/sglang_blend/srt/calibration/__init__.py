@@ -2,5 +2,6 @@
 record.
 
 One file a quantity: `timing` (how long a call takes), `copies`, `layer` (GEMM rates), `cpu_attention` and
-`cuda_attention`, `sm_shares` (decode attention on a part of the multiprocessors). `machine` joins them.
+`cuda_attention`, `sm_shares` (decode attention on a part of the multiprocessors). `machine` joins them;
+`engine_dtype` says in which dtype.
 """
