@@ -5,7 +5,8 @@ What the scheduler process runs:
     policy           our schedule policies; scheduling_host: what `scheduling` asks of SGLang
     prefill_adder    admission; queue_head: how SGLang's queue is put in order
     radix_cache      eviction by demand
-    step_stats       what each step did
+    step_stats       what each step did; step_counter: that there are steps
+    stop_regex       with a deadline
     options          what the job tells it by the environment
     overlap, sm_groups              how compute runs beside KV reads
     attention_backend, cpu, cuda    attention that reads shared KV once
