@@ -12,6 +12,7 @@ import pytest
 from sglang_blend.core.request import Side
 from sglang_blend.cost.sm_split import best_share
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
+from sglang_blend.scheduling.request_state import RequestState
 from srt.simulated_pool import allocator
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ def _request(number: int, density: float) -> Req:
     return Req(f"r{number}", "", array("q", range(number * 1000, number * 1000 + 100)), params)
 
 
+def waiting(policy: BlendSchedulePolicy, rid: str) -> RequestState:
+    """The request of this name, which waits."""
+    state = policy.scheduler.waiting(rid)
+    assert state is not None, rid
+    return state
+
+
 def _start(policy: BlendSchedulePolicy, req: Req) -> None:
     """It is admitted to a pass."""
     state = policy.scheduler.waiting(req.rid)
@@ -82,9 +90,12 @@ def test_what_has_finished_is_no_work_that_is_left(policy: BlendSchedulePolicy) 
     policy.calc_priority(queue)
     for req in queue:
         _start(policy, req)
-    both = policy.split_work().kv_read_s
+    both = policy.split_work()
     queue[0].finished_reason = FINISH_LENGTH(20)
-    assert policy.split_work().kv_read_s == pytest.approx(both / 2)
+    one = policy.split_work()
+    assert both is not None
+    assert one is not None
+    assert one.kv_read_s == pytest.approx(both.kv_read_s / 2)
 
 
 def test_the_gpu_is_divided_only_where_it_was_calibrated(policy: BlendSchedulePolicy) -> None:
@@ -95,14 +106,17 @@ def test_the_gpu_is_divided_only_where_it_was_calibrated(policy: BlendSchedulePo
     policy.calc_priority([_request(0, 1.0)])
     assert stream_group(policy, counts) is None
     measured = SimpleNamespace(bandwidth_gain=2.5)
-    policy.scheduler.cost = SimpleNamespace(
+    cost: Any = SimpleNamespace(
         token_s=1e-5,
         decode_token_s=1.1e-5,
         kv_read_s=(1e-8, 0.0),
         weight_s=lambda n: 1e-3,
         hardware=SimpleNamespace(measured=measured),
     )
-    expected = 1 + best_share(policy.split_work(), (32 / 132, 64 / 132), 2.5)
+    policy.scheduler.cost = cost
+    work = policy.split_work()
+    assert work is not None
+    expected = 1 + best_share(work, (32 / 132, 64 / 132), 2.5)
     assert stream_group(policy, counts) == expected
     assert stream_group(policy, counts[:2]) is None
 
@@ -144,6 +158,7 @@ def test_what_a_retracted_request_computed_is_wanted_at_once(
     _start(policy, request)
     assert tree.node_of("r0") is None
     request.output_ids.append(5)
+    assert tree.on_retracted is not None
     tree.on_retracted(request)
     assert tree.node_of("r0") is not None
     tree.check_integrity()
@@ -177,11 +192,11 @@ def test_a_name_can_be_used_again_after_an_abort(policy: BlendSchedulePolicy) ->
     policy.calc_priority([first, _request(1, 1.0)])
     queue = [_request(1, 1.0), again, _request(2, 1.0)]
     policy.calc_priority(queue)
-    assert policy.scheduler.waiting("r0").handle is again
+    assert waiting(policy, "r0").handle is again
     assert [req for req in queue if req.rid == "r0"] == [again]
     _start(policy, again)
     policy.calc_priority([third])
-    assert policy.scheduler.waiting("r0").handle is third
+    assert waiting(policy, "r0").handle is third
     assert len(policy.scheduler.running) == 0
 
 
@@ -221,7 +236,7 @@ def test_a_flushed_cache_begins_another_job(args: Any) -> None:
         request = _request(number, 1.0)
         request.sampling_params.custom_params = None
         policy.calc_priority([request])
-        expected.append(policy.scheduler.waiting(request.rid).mean_len)
+        expected.append(waiting(policy, request.rid).mean_len)
         if number == 58:
             tree.reset()
         elif number < 58:

@@ -95,6 +95,7 @@ class Life:
 
     def generate(self, req: Req) -> None:
         """Its prefill is in the cache, and some tokens came."""
+        assert self.tree.on_cached is not None
         self.tree.on_cached(req, False)
         req.output_ids.extend([7] * self.rng.randrange(1, 30))
 
@@ -105,6 +106,7 @@ class Life:
 
     def retract(self, req: Req, *, is_aborted: bool = False) -> None:
         """Its memory is taken; `is_aborted`: and it leaves the queue before the next pass."""
+        assert self.tree.on_retracted is not None
         self.tree.on_retracted(req)
         self._release(req)
         req.reset_for_retract()
@@ -117,6 +119,7 @@ class Life:
         return state
 
     def _release(self, req: Req) -> None:
+        assert self.tree.on_cached is not None
         self.tree.on_cached(req, False)
         req.req_pool_idx = None
         self.running.remove(req)
@@ -130,7 +133,8 @@ def test_what_the_policy_knows_stays_true_whatever_becomes_of_requests(
     from sglang.srt.managers.schedule_batch import FINISH_ABORT, FINISH_LENGTH
 
     life = Life(args, seed)
-    rng, gone = life.rng, []
+    rng = life.rng
+    gone: list[Req] = []
     for _ in range(400):
         for _ in range(rng.choice([0, 0, 1, 2, 30])):
             hints = Hints(

@@ -21,7 +21,8 @@ from sglang.srt.managers.schedule_policy import PrefillAdder, SchedulePolicy
 from sglang.srt.mem_cache.base_prefix_cache import BasePrefixCache
 
 from sglang_blend.cost.sm_split import SplitWork
-from sglang_blend.scheduling.scheduler import Arrival, Scheduler
+from sglang_blend.scheduling.arrivals import Arrival
+from sglang_blend.scheduling.scheduler import Scheduler
 from sglang_blend.srt.engine_cost import engine_cost
 from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.prefill_adder import BlendPrefillAdder

@@ -30,6 +30,8 @@ _IN_SGLANG = {
 class BlendPrefillAdder(PrefillAdder):
     """One prefill pass under `BlendSchedulePolicy`."""
 
+    rem_chunk_tokens: int | None  # set by SGLang's, which counts it down
+
     def __init__(self, *args: Any, policy: BlendSchedulePolicy, **kwargs: Any) -> None:
         self._policy = policy  # before super: it asks for the running requests' reservations
         self._reserves_pages = policy.scheduler.options.peak_admission

@@ -56,8 +56,8 @@ class SGLangHost:
 
     def unlocked_prefix(self, state: RequestState) -> Iterator[tuple[int, int]]:
         """See `Host`; of one that was not matched just now, as far as our cache keeps up with it."""
-        if state.handle is self.matched:
-            node = state.handle.last_node
+        if self.matched is not None and self.matched is state.handle:
+            node = self.matched.last_node
         else:
             node = None if self._blend_cache is None else self._blend_cache.node_of(state.rid)
         while isinstance(node, TreeNode) and node.parent is not None:
