@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sglang_blend.demo_model import demo_model_path
@@ -56,13 +57,13 @@ def test_importing_sglang_leaves_nothing_that_a_fork_would_break(nursery: Nurser
     assert nursery.forks is True
 
 
-@pytest.mark.alone
 @engine
 def test_a_second_worker_costs_no_import(nursery: Nursery) -> None:
+    """Flags and tokenizer only; an import of SGLang takes three times as much of a processor."""
     nursery.end(start_worker(nursery))
-    start = time.monotonic()
     child = start_worker(nursery)
-    assert time.monotonic() - start < 10, "flags and tokenizer only"
+    used = psutil.Process(child.pid).cpu_times()
+    assert used.user + used.system < 5
     nursery.end(child)
 
 
