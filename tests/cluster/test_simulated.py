@@ -109,7 +109,7 @@ def test_one_replica_is_the_engine_that_is_simulated_alone(
     assert one.busy_ratio == 1.0
     assert one.end_s.tolist() == [one.makespan_s]
     if admission == "peak":
-        assert one.makespan_s == pytest.approx(alone.makespan_s, rel=0.05)
+        assert one.makespan_s == pytest.approx(alone.makespan_s, rel=0.15)
         return
     assert one.makespan_s == alone.makespan_s
     assert one.computed_tokens == alone.computed_tokens
