@@ -14,7 +14,8 @@ from sglang_blend.core.request import Side
 from sglang_blend.scheduling.arrivals import Arrival
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
 from sglang_blend.scheduling.online_plan import Newcomer
-from sglang_blend.scheduling.scheduler import Scheduler, SchedulerOptions
+from sglang_blend.scheduling.scheduler import Scheduler
+from sglang_blend.scheduling.switches import SchedulerOptions
 
 
 def start(scheduler: Scheduler, *arrivals: Arrival) -> None:

@@ -14,7 +14,8 @@ from sglang_blend.scheduling.hints import HINTS_KEY, Hints
 from sglang_blend.scheduling.host import Match, WindowPool
 from sglang_blend.scheduling.in_flight import common_prefix_len
 from sglang_blend.scheduling.request_state import RequestState
-from sglang_blend.scheduling.scheduler import Scheduler, SchedulerOptions
+from sglang_blend.scheduling.scheduler import Scheduler
+from sglang_blend.scheduling.switches import SchedulerOptions
 from simulate.jobs import COST
 
 POOL = 20_000

@@ -14,6 +14,7 @@
     peak.py           whether memory will suffice
     pacing.py         how fast prefill goes beside decode
     step_records.py   what the steps were like, for the report
+    switches.py       what can be switched off, and what is counted
 
 `srt.policy` and `srt.prefill_adder` put it into SGLang's seams, `simulate.host` into a modelled engine.
 """

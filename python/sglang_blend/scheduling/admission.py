@@ -15,16 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from sglang_blend.core.request import Side
 from sglang_blend.core.sharing import LEAST_SHARED_LEN
-from sglang_blend.scheduling.host import Match
+from sglang_blend.scheduling.host import Host, Match
+from sglang_blend.scheduling.in_flight import InFlightPrefixes
 from sglang_blend.scheduling.peak import ExpectedPeak, WindowPeak
 from sglang_blend.scheduling.request_state import RequestState
-
-if TYPE_CHECKING:
-    from sglang_blend.scheduling.scheduler import Scheduler
+from sglang_blend.scheduling.running import RunningRequests
+from sglang_blend.scheduling.switches import Counters, SchedulerOptions
 
 # Requests that may ask for room after one found none; each asks the cache, some tens of microseconds.
 _BACKFILL_TRIES = 8
@@ -42,6 +42,27 @@ class Verdict(Enum):
     FULL = "nobody else until something finishes"
 
 
+class Owner(Protocol):
+    """What a pass asks of the scheduler that it belongs to; see `scheduling.scheduler.Scheduler`."""
+
+    host: Host
+    options: SchedulerOptions
+    counters: Counters
+    running: RunningRequests
+    in_flight: InFlightPrefixes[Any]
+    finds_leaders: bool
+    is_stuck: bool
+
+    def is_candidate(self, state: RequestState) -> bool:
+        """Whether it is the plan's turn."""
+
+    def heads(self) -> list[RequestState]:
+        """The next request of each side that is not exhausted."""
+
+    def admit(self, state: RequestState, match: Match) -> None:
+        """A request was admitted."""
+
+
 class PrefillPass:
     """The requests that one pass admits.
 
@@ -50,7 +71,7 @@ class PrefillPass:
         num_asked: requests that were looked at.
     """
 
-    def __init__(self, scheduler: Scheduler, *, num_decoding: int, prefill_tokens: int | None) -> None:
+    def __init__(self, scheduler: Owner, *, num_decoding: int, prefill_tokens: int | None) -> None:
         """Start a pass; use `Scheduler.begin_pass`.
 
         Args:

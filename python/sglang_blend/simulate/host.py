@@ -15,7 +15,8 @@ from sglang_blend.scheduling.arrivals import Arrival
 from sglang_blend.scheduling.hints import HINTS_KEY, Hints
 from sglang_blend.scheduling.host import Match, WindowPool
 from sglang_blend.scheduling.request_state import RequestState
-from sglang_blend.scheduling.scheduler import Scheduler, SchedulerOptions
+from sglang_blend.scheduling.scheduler import Scheduler
+from sglang_blend.scheduling.switches import SchedulerOptions
 from sglang_blend.simulate.kv_pool import KvPool
 from sglang_blend.simulate.rules import Source
 from sglang_blend.simulate.simulated_job import RequestLists

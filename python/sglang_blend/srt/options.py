@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 import orjson
 
 from sglang_blend.errors import ConfigError
-from sglang_blend.scheduling.scheduler import SchedulerOptions
+from sglang_blend.scheduling.switches import SchedulerOptions
 
 VARIABLE = "SGLANG_BLEND_OPTIONS"
 

@@ -10,15 +10,14 @@ SGLang 0.5.17: `PrefillAdder.add_one_req`, `_expected_new_tokens` and `AddReqRes
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.schedule_policy import AddReqResult, PrefillAdder
 
 from sglang_blend.scheduling.admission import Verdict
-
-if TYPE_CHECKING:
-    from sglang_blend.srt.policy import BlendSchedulePolicy
+from sglang_blend.scheduling.scheduler import Scheduler
+from sglang_blend.srt.scheduling_host import SGLangHost
 
 _IN_SGLANG = {
     Verdict.SKIP: AddReqResult.SKIP,
@@ -27,12 +26,23 @@ _IN_SGLANG = {
 }
 
 
+class Seat(Protocol):
+    """What a pass asks of the policy that it belongs to; see `srt.policy.BlendSchedulePolicy`."""
+
+    scheduler: Scheduler
+    host: SGLangHost
+    admission_s: float
+
+    def on_admitted(self) -> None:
+        """A request leaves the queue after this pass."""
+
+
 class BlendPrefillAdder(PrefillAdder):
-    """One prefill pass under `BlendSchedulePolicy`."""
+    """One prefill pass under our policy."""
 
     rem_chunk_tokens: int | None  # set by SGLang's, which counts it down
 
-    def __init__(self, *args: Any, policy: BlendSchedulePolicy, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, policy: Seat, **kwargs: Any) -> None:
         self._policy = policy  # before super: it asks for the running requests' reservations
         self._reserves_pages = policy.scheduler.options.peak_admission
         super().__init__(*args, **kwargs)
