@@ -129,7 +129,7 @@ def test_a_prefill_that_runs_some_layers_at_a_time_is_one_step() -> None:
 
     seen: list[int] = []
     stats = SimpleNamespace(on_step=lambda batch: seen.append(batch.split_index), on_result=lambda: None)
-    scheduler = SimpleNamespace(blend_stats=stats)
+    scheduler = SimpleNamespace(blend_stats=stats, blend_tick=lambda: None)
     for index in (0, 8, 16):
         batch = SimpleNamespace(forward_mode=ForwardMode.SPLIT_PREFILL, split_index=index)
         assert plugin._run_batch(lambda scheduler, batch: "done", scheduler, batch) == "done"
