@@ -89,7 +89,6 @@ class OnlinePlan:
         self._pool = _Pool()
         self._later: dict[str, Newcomer] = {}
         self._arrived = 0
-        self.num_plans = 0
 
     def arrive(self, newcomer: Newcomer) -> Place:
         """A request has come; the place it has until a pool with it is planned."""
@@ -137,7 +136,6 @@ class OnlinePlan:
         first, last = self._pool.in_order[0], self._pool.in_order[-1]
         if first[0] == last[0]:
             self._pool.common_len = common_prefix_len(first[1], last[1])
-        self.num_plans += 1
         return dict(zip((newcomer.rid for newcomer in newcomers), places, strict=True))
 
     def _neighbour(self, newcomer: Newcomer) -> str | None:
