@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from job.echo_engine import EchoEngine
 from sglang_blend.engine.messages import Ask
 from sglang_blend.request import Answer, BatchLine, Failure, Prepared, Rejection
+
+# Names a file: no answer is given while it exists.
+HELD_BY = "SGLANG_BLEND_TEST_ANSWERS_HELD_BY"
 
 
 class SlowWords(EchoEngine):
@@ -21,6 +26,8 @@ class SlowWords(EchoEngine):
 
     async def answer(self, ask: Ask) -> Answer | Failure:
         await asyncio.sleep(0.02)
+        while HELD_BY in os.environ and Path(os.environ[HELD_BY]).exists():
+            await asyncio.sleep(0.02)
         return await super().answer(ask)
 
 

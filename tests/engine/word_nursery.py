@@ -65,6 +65,8 @@ def work(sock: socket.socket, argv: list[str]) -> None:
         return
     if argv == ["--dies-at-its-start"]:
         return
+    if argv == ["--dies-at-its-start"]:
+        return
     send(sock, Accepted())
     while isinstance(message := receive(sock), Lines):
         results: list[Prepared | Rejection] = []

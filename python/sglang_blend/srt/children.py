@@ -45,12 +45,14 @@ def serve(control_fd: int, parent_pid: int) -> None:
     # SGLang warns at import of kernels this machine lacks, in each of its processes.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning")
     warnings.filterwarnings("ignore", category=UserWarning)
+    gc.disable()  # a quarter of the time of the import goes into looking for garbage
     _import_sglang()
     from sglang_blend.engine import messages  # only now, because numpy comes with it
 
     forks = _is_safe_to_fork()
     gc.collect()
     gc.freeze()
+    gc.enable()
     control.send(messages.pack(messages.Imported(forks)))
     while True:
         frame, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE_BYTES, 1)
@@ -93,11 +95,14 @@ def wait_for_group(pid: int) -> int:
 def _import_sglang() -> None:
     ours = {name: value for name, value in _NO_THREADS.items() if name not in os.environ}
     os.environ.update(ours)
+    from sglang.srt.plugins import load_plugins
+
     import sglang_blend.srt.host
     import sglang_blend.srt.prepare_worker  # noqa: F401
 
     for name in ours:
         del os.environ[name]
+    load_plugins()  # once for all: it looks through every module
 
 
 def _prctl(option: int, value: int) -> None:

@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-import sglang as sgl
 
 from sglang_blend.engine.messages import (
     Accepted,
@@ -35,6 +34,7 @@ from sglang_blend.engine.messages import (
 )
 from sglang_blend.errors import BlendError
 from sglang_blend.srt.engine_facts import engine_facts
+from sglang_blend.srt.engine_processes import ForkedEngine
 from sglang_blend.srt.flags import server_args
 from sglang_blend.srt.options import BlendOptions
 from sglang_blend.srt.serving import Serving
@@ -59,7 +59,7 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
         send(sock, Refused(type(e).__name__, str(e)))
         return
     send(sock, Accepted())
-    engine = sgl.Engine(server_args=args)
+    engine = ForkedEngine.start(args, sock)
     facts = engine.loop.run_until_complete(engine_facts(engine))
     send(sock, Ready(facts))
     engine.loop.run_until_complete(_Host(engine, counter).serve(sock))
@@ -68,7 +68,7 @@ def main(sock: socket.socket, argv: Sequence[str], stats_file: str | None = None
 class _Host:
     """Runs every request as a task of its own."""
 
-    def __init__(self, engine: sgl.Engine, counter: StepCounter) -> None:
+    def __init__(self, engine: ForkedEngine, counter: StepCounter) -> None:
         self._counter = counter
         self._manager = engine.tokenizer_manager
         self._serving = Serving(engine.tokenizer_manager, engine.template_manager)

@@ -73,7 +73,7 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
             ConfigError: a flag asks for what needs an accelerator.
         """
         set_thread_defaults()
-        # The rest of the machine's memory is somebody else's, and the pool is zeroed page by page at start.
+        # The rest of the machine's memory is somebody else's.
         if server_args.mem_fraction_static is None:
             server_args.mem_fraction_static = DEFAULT_MEM_FRACTION
         # An idle scheduler would otherwise poll on one of the cores that the others need.
@@ -108,12 +108,12 @@ class BlendCpuPlatform(CpuDeviceMixin, SRTPlatform):
         return ATTENTION_BACKEND
 
     def get_mha_kv_pool_cls(self) -> type:
-        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+        from sglang_blend.srt.cpu.kv_pools import CpuMHATokenToKVPool
 
-        return MHATokenToKVPool
+        return CpuMHATokenToKVPool
 
     def get_mla_kv_pool_cls(self) -> type:
-        from sglang_blend.srt.cpu.mla_pool import CpuMLATokenToKVPool
+        from sglang_blend.srt.cpu.kv_pools import CpuMLATokenToKVPool
 
         return CpuMLATokenToKVPool
 
