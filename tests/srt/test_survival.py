@@ -98,7 +98,7 @@ def test_a_signal_while_the_engine_starts_ends_at_once_and_leaves_no_files(tmp_p
 
 def test_a_job_killed_while_the_scheduler_starts_leaves_no_process(tmp_path: Path) -> None:
     with RunningJob(tmp_path, [long_completion(0)]) as job:
-        job.wait_for(lambda: job.descendants("multiprocessing.spawn"))
+        job.wait_for(lambda: job.descendants("sglang::scheduler"))
         job.send(signal.SIGKILL)
         job.exit_code()
         assert job.is_gone_within(GONE_S)
