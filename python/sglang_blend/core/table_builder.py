@@ -20,15 +20,20 @@ from sglang_blend.request import Prepared
 class TableBuilder:
     """Memory grows with the number of requests; token ids are in a file where there is one."""
 
-    def __init__(self, token_file: IO[bytes] | None = None) -> None:
-        """Args: token_file: empty, for the token ids, which the table maps; None keeps them in memory."""
+    def __init__(self, token_file: IO[bytes] | None = None, *, namespaces: Iterable[str] = ()) -> None:
+        """An empty builder.
+
+        Args:
+            token_file: empty, for the token ids, which the table maps; None keeps them in memory.
+            namespaces: those that come first in depth-first order; others follow as they appear.
+        """
         self._token_file = token_file
         self._tokens = bytearray()
         self._offsets = array("q", [0])
         self._max_new_tokens = array("q")
         self._fixed_output = array("b")
         self._namespace = array("i")
-        self._numbers: dict[str, int] = {}  # of the namespaces, in the order of their first request
+        self._numbers = {name: number for number, name in enumerate(namespaces)}
 
     def __len__(self) -> int:
         return len(self._max_new_tokens)

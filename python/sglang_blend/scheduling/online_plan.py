@@ -21,13 +21,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import CostModel
 from sglang_blend.core.orders import make_schedule, make_workload
 from sglang_blend.core.output_length import OutputEstimate
-from sglang_blend.core.request import RequestTable, Side
+from sglang_blend.core.request import Side
+from sglang_blend.core.table_builder import TableBuilder
+from sglang_blend.request import Prepared, TokenIds
 from sglang_blend.scheduling.hints import PlannedHints
 from sglang_blend.scheduling.in_flight import common_prefix_len
 
@@ -154,17 +155,11 @@ class OnlinePlan:
 
     def _plan(self, newcomers: list[Newcomer], pool: int) -> tuple[list[Place], list[int]]:
         """The place of each, and their numbers in the order of their prompts."""
-        namespaces = {name: i for i, name in enumerate(sorted({n.namespace for n in newcomers}))}
-        prompts = [_plannable(n.token_ids) for n in newcomers]
-        offsets = np.zeros(len(newcomers) + 1, np.int64)
-        np.cumsum([len(prompt) for prompt in prompts], out=offsets[1:])
-        table = RequestTable(
-            token_ids=np.concatenate(prompts),
-            offsets=offsets,
-            max_new_tokens=np.array([n.max_new_tokens for n in newcomers], np.int64),
-            fixed_output=np.zeros(len(newcomers), np.bool_),
-            namespace=np.array([namespaces[n.namespace] for n in newcomers], np.int32),
-        )
+        builder = TableBuilder(namespaces=sorted({newcomer.namespace for newcomer in newcomers}))
+        table = builder.extend(
+            Prepared(_plannable(n.token_ids), n.max_new_tokens, fixed_output=False, namespace=n.namespace)
+            for n in newcomers
+        ).table()
         lengths = OutputEstimate(
             np.array([round(n.mean_len) for n in newcomers], np.int64),
             np.array([round(n.high_len) for n in newcomers], np.int64),
@@ -183,10 +178,10 @@ class OnlinePlan:
         return places, workload.tree.sequence.tolist()
 
 
-def _plannable(token_ids: array[int]) -> NDArray[np.int32]:
+def _plannable(token_ids: array[int]) -> TokenIds:
     """The ids as a `RequestTable` takes them; SGLang also takes no token at all, and ids of any size."""
     if not token_ids:
-        return np.zeros(1, np.int32)
+        return [0]
     return (np.frombuffer(token_ids, np.int64) & _LARGEST_ID).astype(np.int32)
 
 
