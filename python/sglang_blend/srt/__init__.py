@@ -16,6 +16,7 @@ What the scheduler process runs:
 The other ends of the job's processes (`engine`):
     children         imports SGLang once and forks the others
     host             owns the engine; engine_facts: what planning needs to know of it
+    engine_processes forks its scheduler and detokenizer
     prepare_worker   validates and tokenizes
     serving          SGLang's OpenAI serving classes, called in process; choices, media_ids: parts of it
     bodies           errors in OpenAI's words

@@ -23,14 +23,17 @@ import traceback
 import warnings
 from pathlib import Path
 
+from sglang_blend.srt.cpu.threads import THREAD_DEFAULTS
+
 _MAX_MESSAGE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # How long the processes of a killed engine may take to give back their GPU memory.
 MAX_WAIT_S = 60.0
-# Native libraries that start threads when they are imported, told not to; only while they are.
-_NO_THREADS = {
+# What native libraries read when they are imported, and only then: most are told to start no threads.
+_READ_AT_IMPORT = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy, scipy
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # pyarrow, by way of pandas
+    **THREAD_DEFAULTS,  # for a scheduler that is forked
 }
 
 
@@ -93,7 +96,7 @@ def wait_for_group(pid: int) -> int:
 
 
 def _import_sglang() -> None:
-    ours = {name: value for name, value in _NO_THREADS.items() if name not in os.environ}
+    ours = {name: value for name, value in _READ_AT_IMPORT.items() if name not in os.environ}
     os.environ.update(ours)
     from sglang.srt.plugins import load_plugins
 
