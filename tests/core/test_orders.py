@@ -230,3 +230,21 @@ def test_unknown_orders_and_missing_cost_models_are_refused() -> None:
         replace(PlanConfig(), sharing_loss=1.5)
     for order in ("fcfs", "random", "dfs", "longest-first"):
         assert make_schedule(table, None, PlanConfig(order=order)).root_density is None
+
+
+def test_an_order_must_be_faster_also_with_lengths_that_were_drawn() -> None:
+    """Faster where every output is as long as expected, slower where they are not: then it is not sure."""
+    table = mixed_job(40, np.random.default_rng(0))
+    expected = {"dfs": 10.0, "stationary": 5.0, "dual-scan": 8.0}
+    drawn = {"dfs": 10.0, "stationary": 10.5, "dual-scan": 8.5}
+
+    def order(name: str) -> str:
+        return make_schedule(
+            table,
+            ToyCost(),
+            PlanConfig(order=name),
+            predict=lambda s: expected[s.order],
+            predict_drawn=lambda s: drawn[s.order],
+        ).order
+
+    assert [order(name) for name in ("auto", "stationary", "dual-scan")] == ["dual-scan", "dfs", "dual-scan"]

@@ -73,6 +73,7 @@ def compare(
                 cost,
                 replace(config, order=order),
                 predict=predictions.makespan_s,
+                predict_drawn=predictions.predict_drawn,
                 workload=workload,
             )
             if schedule.order not in runs:

@@ -114,12 +114,11 @@ def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     workload = make_workload(batch.table, cost, config)
     predictions = Predictions(workload, cost, engine, args.seed)
-    schedule = make_schedule(batch.table, cost, config, predict=predictions.makespan_s, workload=workload)
+    predicts = {"predict": predictions.makespan_s, "predict_drawn": predictions.predict_drawn}
+    schedule = make_schedule(batch.table, cost, config, workload=workload, **predicts)
     plan_s = time.perf_counter() - begin
     schedules = {
-        name: make_schedule(
-            batch.table, cost, replace(config, order=name), predict=predictions.makespan_s, workload=workload
-        )
+        name: make_schedule(batch.table, cost, replace(config, order=name), workload=workload, **predicts)
         for name in order_names()
         if name != AUTO
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sglang_blend.core.output_length import draw_lengths
 from sglang_blend.core.request import Schedule
 from sglang_blend.core.workload import Workload
 from sglang_blend.cost.roofline import RooflineCost
@@ -18,6 +19,13 @@ class Predictions:
 
     def __init__(self, workload: Workload, cost: RooflineCost, engine: EngineConfig, seed: int) -> None:
         self._predictor = MakespanPredictor(workload.table, cost, engine, tree=workload.tree, seed=seed)
+        drawn = draw_lengths(workload.table, workload.lengths, seed)
+        #: Seconds of a schedule with output lengths drawn at random; None where they are known.
+        self.predict_drawn: MakespanPredictor | None = None
+        if drawn is not None:
+            self.predict_drawn = MakespanPredictor(
+                workload.table, cost, engine, tree=workload.tree, output_len=drawn, seed=seed
+            )
         self._known: dict[str, Predicted] = {}
         self.num_simulated = workload.tree.n
 

@@ -174,8 +174,14 @@ def run(args: argparse.Namespace) -> int:
                 continue
             if engine not in predictions:
                 predictions[engine] = Predictions(workload, cost, engine, args.seed)
-            predict = predictions[engine].makespan_s
-            schedule = make_schedule(table, cost, chosen, predict=predict, workload=workload)
+            schedule = make_schedule(
+                table,
+                cost,
+                chosen,
+                predict=predictions[engine].makespan_s,
+                predict_drawn=predictions[engine].predict_drawn,
+                workload=workload,
+            )
             if schedule.reason:
                 notes.append(f"{name} in mode {mode}: {schedule.reason}")
             result = simulate_schedule(job, schedule, cost, engine, record_timeline=args.html is not None)

@@ -8,7 +8,7 @@ from typing import Any
 from sglang_blend.cluster.replica_plan import plan_for_replicas
 from sglang_blend.cluster.simulated import simulate_cluster
 from sglang_blend.core.config import PlanConfig
-from sglang_blend.core.output_length import OutputEstimate
+from sglang_blend.core.output_length import OutputEstimate, draw_lengths
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable
 from sglang_blend.cost.bounds import bounds_of
@@ -62,9 +62,22 @@ def replica_records(
     bounds = bounds_of(job.tree, job.output_len, cost, engine.interference)
     first_s = None
     for count in counts:
-        predict = MakespanPredictor(table, cost, engine, tree=tree, seed=config.seed, num_replicas=count)
+        drawn = draw_lengths(table, lengths, config.seed)
+        predict, predict_drawn = (
+            MakespanPredictor(
+                table, cost, engine, tree=tree, output_len=truth, seed=config.seed, num_replicas=count
+            )
+            for truth in (None, drawn)
+        )
         plan = plan_for_replicas(
-            table, cost, config, [1.0] * count, tree=tree, lengths=lengths, predict=predict
+            table,
+            cost,
+            config,
+            [1.0] * count,
+            tree=tree,
+            lengths=lengths,
+            predict=predict,
+            predict_drawn=None if drawn is None else predict_drawn,
         )
         result = simulate_cluster(job, plan.schedule, plan.parts, cost, engine, work_s=plan.work_s)
         first_s = result.makespan_s if first_s is None else first_s

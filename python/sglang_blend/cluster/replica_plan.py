@@ -16,7 +16,8 @@ from typing import NamedTuple
 from sglang_blend.cluster.partition import Partition, cut
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import FloatArray
-from sglang_blend.core.orders import Predict, make_schedule, make_workload
+from sglang_blend.core.orders import make_schedule, make_workload
+from sglang_blend.core.orders.auto import Predict
 from sglang_blend.core.output_length import OutputEstimate
 from sglang_blend.core.prefix_tree import PrefixTree
 from sglang_blend.core.request import RequestTable, Schedule
@@ -46,6 +47,7 @@ def plan_for_replicas(
     tree: PrefixTree | None = None,
     lengths: OutputEstimate | None = None,
     predict: Predict | None = None,
+    predict_drawn: Predict | None = None,
 ) -> ClusterPlan:
     """Plan a job, in the time scale of a part, and cut it.
 
@@ -54,7 +56,7 @@ def plan_for_replicas(
             that are so much smaller, so that a long output counts against what one replica runs.
         rates: (N,) speed of each replica, in any unit, above 0.
         tree, lengths: of the same table, when they are there already.
-        predict: seconds that a schedule would take; `auto` chooses by it.
+        predict, predict_drawn: as for `make_schedule`.
 
     Raises:
         PlanError: as `make_schedule` and `cut`.
@@ -63,7 +65,9 @@ def plan_for_replicas(
     wide = cost.with_pools(config.num_replicas)
     workload = make_workload(table, wide, config, tree=tree, lengths=lengths)
     return ClusterPlan(
-        schedule=make_schedule(table, wide, config, predict=predict, workload=workload),
+        schedule=make_schedule(
+            table, wide, config, predict=predict, predict_drawn=predict_drawn, workload=workload
+        ),
         parts=cut(workload, config, rates),
         work_s=workload.leaf_work_s[workload.tree.leaf_of_row],
     )

@@ -44,6 +44,20 @@ class OutputEstimate(NamedTuple):
     num_observed: int
 
 
+def draw_lengths(table: RequestTable, expected: OutputEstimate, seed: int) -> IntArray | None:
+    """Output lengths as they might come out: spread exponentially about the expected ones, up to each cap.
+
+    Returns:
+        (n,) int64, at least 1; None where every length is known.
+    """
+    is_open = ~table.fixed_output
+    if expected.num_observed >= int(is_open.sum()):
+        return None
+    mean = expected.est_output_len
+    drawn = np.random.default_rng(seed).exponential(np.maximum(mean, 1)).round().astype(np.int64)
+    return np.where(is_open, np.clip(drawn, 1, np.maximum(table.max_new_tokens, 1)), mean)
+
+
 def choose_sample(
     table: RequestTable, tree: PrefixTree, sample_ratio: float, rng: np.random.Generator
 ) -> IntArray:

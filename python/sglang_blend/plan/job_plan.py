@@ -31,6 +31,7 @@ from sglang_blend.core import (
     make_schedule,
 )
 from sglang_blend.core.cost_model import FloatArray, IntArray
+from sglang_blend.core.output_length import draw_lengths
 from sglang_blend.core.workload import Workload
 from sglang_blend.cost.bounds import Bounds, bounds_of
 from sglang_blend.cost.of_engine import cost_of_engine
@@ -101,6 +102,7 @@ class JobPlan:
         cost = None if self._cost is None else self._cost.with_pools(self._num_replicas)
         workload = Workload(table=self._table, tree=self.tree, lengths=lengths, cost=cost)
         predictor = self._predictor()
+        drawn = draw_lengths(self._table, lengths, self.config.seed)
 
         def predict(schedule: Schedule) -> float:
             assert predictor is not None, "there is a cost model"
@@ -111,6 +113,7 @@ class JobPlan:
             cost,
             self.config,
             predict=None if predictor is None else predict,
+            predict_drawn=None if drawn is None else self._predictor(drawn),
             workload=workload,
         )
         self._workload = workload
@@ -167,7 +170,8 @@ class JobPlan:
         whole = bounds_of(job.tree, output_len, self._cost, self._engine.interference)
         return whole.on_replicas(self._num_replicas)
 
-    def _predictor(self) -> MakespanPredictor | None:
+    def _predictor(self, output_len: IntArray | None = None) -> MakespanPredictor | None:
+        """Of makespans with these output lengths, or those that a schedule expects; None without a model."""
         if not isinstance(self._cost, RooflineCost):
             return None
         return MakespanPredictor(
@@ -175,6 +179,7 @@ class JobPlan:
             self._cost,
             self._engine,
             tree=self.tree,
+            output_len=output_len,
             max_requests=_SIMULATED,
             seed=self.config.seed,
             num_replicas=self._num_replicas,

@@ -11,13 +11,11 @@ One file an order: `dual_scan`, `stationary`, `auto`, and the `baselines`. `plac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from sglang_blend.core.config import PlanConfig
 from sglang_blend.core.cost_model import CostModel, IntArray
-from sglang_blend.core.orders.auto import auto, no_slower
+from sglang_blend.core.orders.auto import Predict, auto, no_slower
 from sglang_blend.core.orders.baselines import dfs, fcfs, longest_first, random
 from sglang_blend.core.orders.dual_scan import dual_scan
 from sglang_blend.core.orders.placement import Order, Placement
@@ -28,8 +26,6 @@ from sglang_blend.core.request import RequestTable, Schedule
 from sglang_blend.core.sharing import sharing_kept
 from sglang_blend.core.workload import Workload
 from sglang_blend.errors import PlanError
-
-Predict = Callable[[Schedule], float]
 
 _ORDERS: dict[str, Order] = {
     "fcfs": fcfs,
@@ -72,6 +68,7 @@ def make_schedule(
     config: PlanConfig,
     *,
     predict: Predict | None = None,
+    predict_drawn: Predict | None = None,
     workload: Workload | None = None,
 ) -> Schedule:
     """Plan a job.
@@ -82,6 +79,8 @@ def make_schedule(
         config: the order and its settings.
         predict: seconds that a schedule would take. `auto` chooses by it, and another order that blends
             gives way to `dfs` where it is not the faster one. Without it only bounds say what blending costs.
+        predict_drawn: the same with output lengths drawn at random (`output_length.draw_lengths`) instead of
+            each as long as expected; None where they are known.
         workload: from `make_workload` with the same table, cost and config, when it is there already.
 
     Returns:
@@ -99,10 +98,23 @@ def make_schedule(
         placement = _ORDERS[order](workload, config, np.random.default_rng(config.seed))
         return _to_schedule(workload, config, order, placement, reason or placement.reason)
 
+    predictions = [_remembering(one) for one in (predict, predict_drawn) if one is not None]
     if config.order == AUTO:
-        return auto(workload, config, make, predict)
+        return auto(workload, config, make, predictions)
     schedule = make(config.order, "")
-    return schedule if predict is None else no_slower(workload, config, schedule, make, predict)
+    return no_slower(workload, config, schedule, make, predictions) if predictions else schedule
+
+
+def _remembering(predict: Predict) -> Predict:
+    """The same, asked once for each order."""
+    seconds: dict[str, float] = {}
+
+    def remembered(schedule: Schedule) -> float:
+        if schedule.order not in seconds:
+            seconds[schedule.order] = predict(schedule)
+        return seconds[schedule.order]
+
+    return remembered
 
 
 def _to_schedule(
