@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sglang_blend.engine.nursery import last_words, tells_a_reason
+from sglang_blend.engine.nursery import last_words, phase, tells_a_reason
 
 
 def said(tmp_path: Path, text: str, since: int = 0) -> str:
@@ -64,3 +64,19 @@ def test_silence_is_told(tmp_path: Path) -> None:
 
 def test_a_long_log_is_quoted_in_short(tmp_path: Path) -> None:
     assert len(said(tmp_path, "x" * 10_000_000)) < 400
+
+
+def test_what_a_start_is_at_is_the_last_progress_bar(tmp_path: Path) -> None:
+    log = tmp_path / "engine.log"
+    log.write_text("W1201 06:28:44.999 No CUDA runtime is found\n")
+    assert phase(log) == ""
+    with log.open("a") as file:
+        file.write("Loading shards:   0% Completed | 0/2 [00:00<?]\rLoading shards:  50% Completed | 1/2\n")
+    assert phase(log) == "Loading shards 50%"
+    since = log.stat().st_size
+    assert phase(log, since) == ""
+    with log.open("a") as file:
+        file.write(
+            "\rCapturing batches (bs=32 avail_mem=10.20 GB):  40%|####   | 4/10\na word of another kind\n"
+        )
+    assert phase(log, since) == "Capturing batches (bs=32 avail_mem=10.20 GB) 40%"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +25,16 @@ from sglang_blend.engine.messages import (
     read,
     receive,
 )
-from sglang_blend.engine.nursery import KILLED, Nursery, tells_a_mistake, tells_a_reason
+from sglang_blend.engine.nursery import KILLED, Nursery, phase, tells_a_mistake, tells_a_reason
 from sglang_blend.errors import EngineDied, error_of_kind
 from sglang_blend.machine import num_oom_kills
 from sglang_blend.request import Answer, EngineFacts
 
+logger = logging.getLogger(__name__)
+
 READ_BUFFER_BYTES = 1 << 20
+# A start that takes longer says so, and what it is at, as often as this.
+_TELL_INTERVAL_S = 20.0
 
 
 class HostRun:
@@ -86,7 +91,18 @@ class HostRun:
         sock = self._child.sock.dup()
         reader, self._writer = await asyncio.open_unix_connection(sock=sock, limit=READ_BUFFER_BYTES)
         self._reading = asyncio.create_task(self._read(reader))
-        await self._ready
+        telling = asyncio.create_task(self._tell_of_start())
+        try:
+            await self._ready
+        finally:
+            telling.cancel()
+
+    async def _tell_of_start(self) -> None:
+        start = time.monotonic()
+        while True:
+            await asyncio.sleep(_TELL_INTERVAL_S)
+            at = phase(self._nursery.open_log, self._log_from)
+            logger.info("Still loading after %.0f s%s.", time.monotonic() - start, at and f": {at}")
 
     def facts(self) -> EngineFacts:
         """What planning needs to know; after `ready`."""

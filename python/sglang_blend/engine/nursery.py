@@ -55,6 +55,7 @@ _MISTAKE = re.compile(
     r"^([A-Za-z_]\w*\.)*(Value|Type|Key|Index|Attribute|Import|ModuleNotFound|FileNotFound|Permission"
     r"|NotImplemented|Assertion|Name|Validation|Config|Safetensor)Error\b"
 )
+_PROGRESS_BAR = re.compile(r"^(\S.*?):? +(\d+%)")
 # How SGLang's watchdog tells of a process that died; -9 is SIGKILL.
 _EXIT_CODE = re.compile(r"crashed with exit code (?!-9\b)")
 
@@ -255,6 +256,14 @@ def last_words(log: Path, since: int = 0, *, named: Path | None = None) -> str:
         return f" without a word; {where}"
     words = "".join(f"\n    {line[:_LINE_LEN]}" for line in lines[-_NUM_LINES:])
     return f"; its last words:{words}\n{where}"
+
+
+def phase(log: Path, since: int = 0) -> str:
+    """What a starting engine is at, by its last progress bar: `Capturing batches (bs=32) 50%`; may be empty."""
+    for line in reversed(_last_lines(log, since)):
+        if bar := _PROGRESS_BAR.match(line):
+            return f"{bar[1]} {bar[2]}"
+    return ""
 
 
 def tells_a_reason(log: Path, since: int = 0) -> bool:
