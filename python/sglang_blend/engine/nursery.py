@@ -259,7 +259,7 @@ def last_words(log: Path, since: int = 0, *, named: Path | None = None) -> str:
 
 
 def phase(log: Path, since: int = 0) -> str:
-    """What a starting engine is at, by its last progress bar (`Capturing batches (bs=32) 50%`), or nothing."""
+    """What a starting engine is at, by its last progress bar (`Capturing batches 50%`), or nothing."""
     for line in reversed(_last_lines(log, since)):
         if bar := _PROGRESS_BAR.match(line):
             return f"{bar[1]} {bar[2]}"
